@@ -92,7 +92,7 @@ func (t *tap) offer(p *pendingSetup, asked ports) (*relay.Relay, error) {
 func (p *pendingSetup) close(keep *relay.Relay) {
 	for _, o := range p.offers {
 		if o.relay != keep {
-			o.relay.Close()
+			_ = o.relay.Close()
 		}
 	}
 }
@@ -156,10 +156,10 @@ func (t *tap) join(o *offer, choice string) string {
 		client := answered.shift(o.asked.first - o.relay.UpstreamPort())
 		choice = setParam(choice, "client_port", client.String())
 		addr := t.conn.Client().Addr()
-		o.relay.SetClient(netip.AddrPortFrom(addr, uint16(client.first)), netip.AddrPortFrom(addr, uint16(client.rtcp())))
+		t.flow(o.relay.SetClient(netip.AddrPortFrom(addr, uint16(client.first)), netip.AddrPortFrom(addr, uint16(client.rtcp()))))
 	}
 	if server, ok := parsePorts(getParam(choice, "server_port")); ok {
-		o.relay.Connect(netip.AddrPortFrom(up, uint16(server.first)), netip.AddrPortFrom(up, uint16(server.rtcp())))
+		t.flow(o.relay.Connect(netip.AddrPortFrom(up, uint16(server.first)), netip.AddrPortFrom(up, uint16(server.rtcp()))))
 		rtp, rtcp := o.relay.ServerPorts()
 		own := ports{first: rtp}
 		if server.second != 0 {
@@ -167,13 +167,21 @@ func (t *tap) join(o *offer, choice string) string {
 		}
 		choice = setParam(choice, "server_port", own.String())
 	} else {
-		o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0))
+		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0)))
 	}
 	choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
 	if isAddr(getParam(choice, "destination"), t.conn.UpstreamLocal().Addr()) {
 		choice = setParam(choice, "destination", t.conn.Client().Addr().String())
 	}
 	return choice
+}
+
+// flow tells of a relay that cannot reach one of its sides; the session goes
+// on without it, as behind a firewall.
+func (t *tap) flow(err error) {
+	if err != nil {
+		t.conn.Log().Error("media cannot flow", "err", err)
+	}
 }
 
 // count starts counting an interleaved Media's channels, "A-B" or "A".

@@ -226,6 +226,7 @@ func (c *Conn) passMessage(w *writer, m *Message) error {
 // fromUpstream passes the upstream's stream on until it ends.
 func (c *Conn) fromUpstream(r *Reader) error {
 	defer c.toClient.release()
+	defer c.exchanges.close() // no answer comes any more
 	for {
 		e, err := r.Next()
 		if err != nil {

@@ -379,6 +379,7 @@ func TestTunnel(t *testing.T) {
 		upUp.expect("%%%%")
 		_ = down.Close()
 		upDown.expectEnd()
+		_ = upDown.Close()
 		up.expectEnd()
 	})
 	t.Run("POST first", func(t *testing.T) {
@@ -466,7 +467,7 @@ func TestTLS(t *testing.T) {
 	try := func(t *testing.T, r *rig, dial func() net.Conn, accept func() *end) {
 		t.Helper()
 		client := newEnd(t, dial(), nil)
-		client.send(request)
+		go client.send(request)
 		server := accept()
 		server.expect(request)
 		server.send("RTSP/1.0 200 OK\r\n\r\n")

@@ -82,7 +82,7 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.C
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }()
 	sessions := intercept.New(intercept.Config{Engine: e, Logger: logger})
 	var server *proxy.Server
 	cfg.Open = sessions.Open
@@ -149,6 +149,17 @@ func proxyConfig(c *cli.Context, logger *slog.Logger) (proxy.Config, error) {
 				return cfg, fmt.Errorf("upstream-ca: no certificate in %s", ca)
 			}
 		}
+	}
+	return cfg, nil
+}
+
+func engineConfig(c *cli.Context, logger *slog.Logger) (engine.Config, error) {
+	cfg := engine.Config{UDPPort: c.Int("udp-port"), Pumps: c.Int("pumps"), Gather: engine.DefaultGather, Logger: logger}
+	if err := cfg.GSO.UnmarshalText([]byte(c.String("gso"))); err != nil {
+		return cfg, fmt.Errorf("gso: %w", err)
+	}
+	if err := cfg.GRO.UnmarshalText([]byte(c.String("gro"))); err != nil {
+		return cfg, fmt.Errorf("gro: %w", err)
 	}
 	return cfg, nil
 }
