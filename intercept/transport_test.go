@@ -39,11 +39,11 @@ func TestIsRelayable(t *testing.T) {
 		"RTP/AVP;multicast;client_port=5000-5001":                     "",
 		"RTP/AVP/TCP;unicast;interleaved=0-1":                         "",
 		"RTP/AVP/TCP;unicast;client_port=5000-5001":                   "",
-		"RTP/AVP;unicast":                                             "",
-		"RTP/AVP;unicast;client_port=0-1":                             "",
-		"RTP/AVP;unicast;client_port=65535":                           "",
-		"RTP/AVP;unicast;client_port=70000-70001":                     "",
-		"RTP/AVP;unicast;client_port=x":                               "",
+		"RTP/AVP;unicast":                         "",
+		"RTP/AVP;unicast;client_port=0-1":         "",
+		"RTP/AVP;unicast;client_port=65535":       "",
+		"RTP/AVP;unicast;client_port=70000-70001": "",
+		"RTP/AVP;unicast;client_port=x":           "",
 	} {
 		got, ok := isRelayable(choice, client)
 		if ok != (want != "") || ok && got.String() != want {
