@@ -12,6 +12,8 @@ import (
 // commands lists the subcommands, one file each.
 var commands = []*cli.Command{
 	serveCommand,
+	hintCommand,
+	movieCommand,
 }
 
 func main() {
