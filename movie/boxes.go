@@ -69,6 +69,11 @@ func decode[T mp4.Box](b *rawBox) (t T, err error) {
 	if b == nil {
 		return t, nil
 	}
+	defer func() { // it does not check all it reads
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v", b.kind, p)
+		}
+	}()
 	box, err := mp4.DecodeBoxSR(0, bits.NewFixedSliceReader(b.all))
 	if err != nil {
 		return t, fmt.Errorf("%s: %w", b.kind, err)

@@ -37,10 +37,11 @@ type HintConfig struct {
 }
 
 const (
-	overhead  = 40 + 8 + 12            // IPv6, UDP, RTP
-	maxSpread = 200 * time.Millisecond // packets of one picture, at most
-	maxChunk  = 1 << 20                // bytes of a track together
-	maxBatch  = 200 * time.Millisecond // sound in one packet, at most
+	overhead   = 40 + 8 + 12            // IPv6, UDP, RTP
+	maxSpread  = 200 * time.Millisecond // packets of one picture, at most
+	maxSamples = 50_000_000             // of a track
+	maxChunk   = 1 << 20                // bytes of a track together
+	maxBatch   = 200 * time.Millisecond // sound in one packet, at most
 )
 
 // Hinted says what Hint did.
@@ -391,35 +392,78 @@ func (h *hinter) done() *Hinted {
 	return d
 }
 
-// tables are a track's times, as mp4ff reads them.
+// tables are a track's times, sample by sample.
 type tables struct {
-	stts  *mp4.SttsBox
-	ctts  *mp4.CttsBox
-	stss  *mp4.StssBox
-	skip  int64 // media time at which the movie begins
-	delay int64 // length of the empty edit before, in the movie's time units
+	due   []int64 // decoding times, in media time, and the end
+	shift []int32 // composition offsets; nil for none
+	sync  []bool  // key frames; nil when all are
+	skip  int64   // media time at which the movie begins
+	delay int64   // length of the empty edit before, in the movie's time units
 }
 
-func readTables(trak rawBox) (t tables, err error) {
+// readTables spreads out a track's tables for its n samples.
+func readTables(trak rawBox, n int) (t tables, err error) {
 	stbl := find(trak.body, "mdia", "minf", "stbl")
-	if t.stts, err = decode[*mp4.SttsBox](findBox(stbl, "stts")); err != nil {
+	stts, err := decode[*mp4.SttsBox](findBox(stbl, "stts"))
+	if err != nil {
 		return t, err
 	}
-	if t.ctts, err = decode[*mp4.CttsBox](findBox(stbl, "ctts")); err != nil {
-		return t, err
+	if n > maxSamples || stts == nil {
+		return t, fmt.Errorf("%d samples and no times, or more than %d", n, maxSamples)
 	}
-	if t.stss, err = decode[*mp4.StssBox](findBox(stbl, "stss")); err != nil {
-		return t, err
-	}
-	elst, err := decode[*mp4.ElstBox](findBox(trak.body, "edts", "elst"))
-	if err == nil && elst != nil {
-		for _, e := range elst.Entries {
-			if e.MediaTime >= 0 {
-				t.skip = e.MediaTime
-				break
-			}
-			t.delay = int64(e.SegmentDuration)
+	t.due = make([]int64, 1, n+1)
+	for i, count := range stts.SampleCount {
+		for k := 0; k < int(count) && len(t.due) <= n; k++ {
+			t.due = append(t.due, t.due[len(t.due)-1]+int64(stts.SampleTimeDelta[i]))
 		}
 	}
-	return t, err
+	if len(t.due) <= n {
+		return t, fmt.Errorf("stts: times for %d of %d samples", len(t.due)-1, n)
+	}
+	ctts, err := decode[*mp4.CttsBox](findBox(stbl, "ctts"))
+	if err != nil {
+		return t, err
+	}
+	if ctts != nil {
+		t.shift = make([]int32, 0, n)
+		for i, off := range ctts.SampleOffset {
+			for len(t.shift) < min(int(ctts.EndSampleNr[i+1]), n) {
+				t.shift = append(t.shift, off)
+			}
+		}
+		t.shift = append(t.shift, make([]int32, n-len(t.shift))...)
+	}
+	stss, err := decode[*mp4.StssBox](findBox(stbl, "stss"))
+	if err != nil {
+		return t, err
+	}
+	if stss != nil {
+		t.sync = make([]bool, n)
+		for _, k := range stss.SampleNumber {
+			if k >= 1 && int64(k) <= int64(n) {
+				t.sync[k-1] = true
+			}
+		}
+	}
+	return t, t.edits(trak)
+}
+
+func (t *tables) edits(trak rawBox) error {
+	elst, err := decode[*mp4.ElstBox](findBox(trak.body, "edts", "elst"))
+	if err != nil || elst == nil {
+		return err
+	}
+	for _, e := range elst.Entries {
+		if e.MediaTime >= 0 {
+			t.skip = e.MediaTime
+			break
+		}
+		if t.delay = int64(e.SegmentDuration); t.delay < 0 || t.delay > 1<<48 {
+			return fmt.Errorf("elst: an empty edit of %d", t.delay)
+		}
+	}
+	if t.skip > 1<<48 {
+		return fmt.Errorf("elst: begins at %d", t.skip)
+	}
+	return nil
 }

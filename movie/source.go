@@ -31,7 +31,8 @@ type source struct {
 	packets, bytes int64
 	payload        int64
 	longest        int
-	seconds        []int64 // bytes sent in each second
+	second         int64 // at hand, and the bytes sent in it
+	inside, peak   int64
 }
 
 func newSource(t *track, trak rawBox, payloadType uint8, cfg HintConfig) (*source, error) {
@@ -47,21 +48,19 @@ func newSource(t *track, trak rawBox, payloadType uint8, cfg HintConfig) (*sourc
 	if s.codec, err = newCodec(entries[0], payloadType, cfg.MTU-overhead, int(t.TimeScale)); err != nil {
 		return nil, err
 	}
-	if s.times, err = readTables(trak); err == nil && s.times.stts == nil {
-		err = errors.New("no stts")
-	}
+	s.times, err = readTables(trak, t.Samples())
 	return s, err
 }
 
 // add takes the next media sample.
 func (s *source) add(u unit) error {
-	due, duration := s.times.stts.GetDecodeTime(uint32(u.sample + 1))
-	s.end = int64(due) + int64(duration)
+	due := s.times.due[u.sample]
+	s.end = s.times.due[u.sample+1]
 	if len(u.data) == 0 {
 		return nil
 	}
 	if !s.codec.batch {
-		return s.emit([]unit{u}, int64(due), int64(duration))
+		return s.emit([]unit{u}, due, s.end-due)
 	}
 	long := int64(maxBatch.Seconds() * float64(s.t.TimeScale))
 	if len(s.batch) > 0 && (!s.codec.fits(s.batch, u) || s.end-s.begin > long) {
@@ -70,7 +69,7 @@ func (s *source) add(u unit) error {
 		}
 	}
 	if len(s.batch) == 0 {
-		s.begin = int64(due)
+		s.begin = due
 	}
 	s.batch = append(s.batch, u)
 	return nil
@@ -83,8 +82,7 @@ func (s *source) flush() error {
 	}
 	u := s.batch
 	s.batch = nil
-	due, duration := s.times.stts.GetDecodeTime(uint32(u[len(u)-1].sample + 1))
-	return s.emit(u, s.begin, int64(due)+int64(duration)-s.begin)
+	return s.emit(u, s.begin, s.times.due[u[len(u)-1].sample+1]-s.begin)
 }
 
 // emit makes a hint sample. Its packets are due evenly over its duration.
@@ -97,8 +95,8 @@ func (s *source) emit(u []unit, due, duration int64) error {
 	spread := min(duration, int64(maxSpread.Seconds()*float64(scale)))
 	// The timestamp is when the sample is presented in the movie.
 	shown := due - s.times.skip
-	if s.times.ctts != nil {
-		shown += int64(s.times.ctts.GetCompositionTimeOffset(uint32(u[0].sample + 1)))
+	if s.times.shift != nil {
+		shown += int64(s.times.shift[u[0].sample])
 	}
 	offset := rescale(shown, scale, int64(s.codec.clock)) - rescale(due, scale, int64(s.codec.clock))
 
@@ -126,7 +124,7 @@ func (s *source) emit(u []unit, due, duration int64) error {
 	s.out = append(s.out, b...)
 	s.chunk++
 	s.sizes, s.at = append(s.sizes, len(b)), append(s.at, due)
-	if s.times.stss == nil || s.times.stss.IsSyncSample(uint32(u[0].sample+1)) {
+	if s.times.sync == nil || s.times.sync[u[0].sample] {
 		s.sync = append(s.sync, len(s.sizes))
 	}
 	return nil
@@ -137,11 +135,11 @@ func (s *source) count(due int64, payload int) {
 	s.payload += int64(payload)
 	s.bytes += int64(payload) + 12
 	s.longest = max(s.longest, payload+12)
-	k := int(due / int64(s.t.TimeScale))
-	for len(s.seconds) <= k {
-		s.seconds = append(s.seconds, 0)
+	if k := due / int64(s.t.TimeScale); k != s.second {
+		s.second, s.inside = k, 0
 	}
-	s.seconds[k] += int64(payload) + 12
+	s.inside += int64(payload) + 12
+	s.peak = max(s.peak, s.inside)
 }
 
 // rescale converts n units of 1/from seconds to units of 1/to, rounded down.
@@ -164,10 +162,6 @@ func (s *source) trak(scale int64) []byte {
 		}
 		delta[i] = next - s.at[i]
 	}
-	var peak int64
-	for _, n := range s.seconds {
-		peak = max(peak, n)
-	}
 	average := s.bytes * 8 * int64(s.t.TimeScale) / max(s.end, 1)
 	length := s.times.delay + rescale(s.end, int64(s.t.TimeScale), scale)
 	var edits []byte
@@ -186,7 +180,7 @@ func (s *source) trak(scale int64) []byte {
 		full("stsd", 0, u32(1), box("rtp ", make([]byte, 6), u16(1), u16(1), u16(1), u32(s.longest), box("tims", u32(s.codec.clock)))),
 		timeRuns(delta), chunkRuns(s.per), full("stsz", 0, u32(0), u32(len(s.sizes)), sizes), offsets(s.offsets),
 	}
-	if s.times.stss != nil {
+	if s.times.sync != nil {
 		var rows []byte
 		for _, n := range s.sync {
 			rows = words(rows, uint32(n))
@@ -203,11 +197,11 @@ func (s *source) trak(scale int64) []byte {
 			box("mdhd", u32(1<<24), u64(0), u64(0), u32(int(s.t.TimeScale)), long(s.end), u16(0x55c4), u16(0)),
 			full("hdlr", 0, u32(0), []byte("hint"), u32(0), u32(0), u32(0), []byte("RTP hints\x00")),
 			box("minf",
-				full("hmhd", 0, u16(s.longest), u16(int(s.bytes/max(s.packets, 1))), u32(int(peak*8)), u32(int(average)), u32(0)),
+				full("hmhd", 0, u16(s.longest), u16(int(s.bytes/max(s.packets, 1))), u32(int(s.peak*8)), u32(int(average)), u32(0)),
 				box("dinf", full("dref", 0, u32(1), full("url ", 1))),
 				box("stbl", stbl...))),
 		box("udta",
 			box("hnti", box("sdp ", []byte(text))),
 			box("hinf", box("trpy", long(s.bytes)), box("nump", long(s.packets)), box("tpyl", long(s.payload)),
-				box("maxr", u32(1000), u32(int(peak))), box("pmax", u32(s.longest)))))
+				box("maxr", u32(1000), u32(int(s.peak))), box("pmax", u32(s.longest)))))
 }
