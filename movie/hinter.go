@@ -155,6 +155,9 @@ func (h *hinter) open() error {
 			}
 			continue
 		}
+		if t.External() {
+			return fmt.Errorf("track %d: its data are in another file: make the movie self-contained first (ffmpeg -c copy)", t.ID)
+		}
 		out := &track{Track: t, index: i}
 		h.tracks = append(h.tracks, out)
 		s, err := newSource(out, traks[i], payloadType, h.cfg)
