@@ -26,7 +26,7 @@ func TestRandomDamage(t *testing.T) {
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in.mp4"), filepath.Join(dir, "out.mp4")
 	rnd := rand.New(rand.NewPCG(5, 6))
-	for i := range 300 {
+	for i := range 150 {
 		b := bytes.Clone(seeds[i%len(seeds)])
 		moov := bytes.LastIndex(b, []byte("moov")) - 4
 		for range 1 + rnd.IntN(6) {

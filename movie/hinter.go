@@ -69,7 +69,7 @@ func Hint(in, out string, cfg HintConfig) (*Hinted, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // was only read
 	h := &hinter{in: f, cfg: cfg}
 	if err := h.open(); err != nil {
 		return nil, fmt.Errorf("hint %s: %w", in, err)
@@ -84,8 +84,7 @@ func Hint(in, out string, cfg HintConfig) (*Hinted, error) {
 		err = os.Rename(part, out)
 	}
 	if err != nil {
-		os.Remove(part)
-		return nil, fmt.Errorf("hint %s: %w", in, err)
+		return nil, fmt.Errorf("hint %s: %w", in, errors.Join(err, os.Remove(part)))
 	}
 	return h.done(), nil
 }

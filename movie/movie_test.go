@@ -18,7 +18,7 @@ import (
 
 	"github.com/bluenviron/gortsplib/v5/pkg/description"
 	"github.com/bluenviron/gortsplib/v5/pkg/format"
-	"github.com/bluenviron/gortsplib/v5/pkg/sdp"
+	"github.com/bluenviron/gortsplib/v5/pkg/sdpunmarshaler"
 	"github.com/pion/rtp"
 
 	"rtspshim/engine/hint"
@@ -75,12 +75,12 @@ func hashes(t testing.TB, path, stream string) (all []string) {
 // gortsplib makes of its packets, by what the SDP says of them.
 func depacketised(t testing.TB, f *hint.File, track int) (all []string) {
 	t.Helper()
-	var s sdp.SessionDescription
-	if err := s.Unmarshal([]byte(f.SDP())); err != nil {
+	s, err := sdpunmarshaler.Unmarshal([]byte(f.SDP()))
+	if err != nil {
 		t.Fatal(err)
 	}
 	var d description.Session
-	if err := d.Unmarshal(&s); err != nil {
+	if err := d.Unmarshal2(s); err != nil {
 		t.Fatal(err)
 	}
 	var decode func(*rtp.Packet) ([][]byte, error)
@@ -185,7 +185,7 @@ func TestHint(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			for i, s := range c.streams {
 				got, want := depacketised(t, f, i), hashes(t, in, string(s))
 				if !slices.Equal(got, want) {

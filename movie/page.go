@@ -1,6 +1,7 @@
 package movie
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -14,7 +15,7 @@ import (
 func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s, %s\n", r.File, bytesText(r.Bytes), secondsText(r.Seconds))
-	section(&b, "Tracks", func(w io.Writer) {
+	section(&b, "Tracks", func(w *strings.Builder) {
 		fmt.Fprintln(w, "id\tkind\tformat\tsamples\tlength\thints for")
 		for _, t := range r.Tracks {
 			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\n", t.ID, t.Kind, t.Format, t.Samples, secondsText(t.Seconds),
@@ -22,9 +23,9 @@ func (r *Report) WriteTo(w io.Writer) (int64, error) {
 		}
 	})
 	if len(r.Hints) > 0 {
-		section(&b, "What is sent", func(w io.Writer) { r.sent(w) })
-		section(&b, "When", func(w io.Writer) { r.when(w) })
-		section(&b, "Reading a second at a time", func(w io.Writer) {
+		section(&b, "What is sent", r.sent)
+		section(&b, "When", r.when)
+		section(&b, "Reading a second at a time", func(w *strings.Builder) {
 			d := &r.Reading
 			fmt.Fprintf(w, "places in the file\t%.1f a second, at most %d\n", d.Extents, d.MostExtents)
 			fmt.Fprintf(w, "read\t%s for %s sent, at most %s in a second\n", bytesText(d.BytesRead), bytesText(d.BytesSent), bytesText(d.MostBytesRead))
@@ -49,7 +50,7 @@ func (r *Report) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-func (r *Report) sent(w io.Writer) {
+func (r *Report) sent(w *strings.Builder) {
 	fmt.Fprintln(w, "track\tmedia\tpackets\tbytes\taverage\tpeak (1 s)\tpacket size\thint data\tfirst seq")
 	for _, h := range r.Hints {
 		share := 0.0
@@ -61,7 +62,7 @@ func (r *Report) sent(w io.Writer) {
 	}
 }
 
-func (r *Report) when(w io.Writer) {
+func (r *Report) when(w *strings.Builder) {
 	fmt.Fprintln(w, "track\ttimes\tbetween them\tmost at once\trepeats\tB-frames")
 	for _, h := range r.Hints {
 		fmt.Fprintf(w, "%d\t%d\t%.0f ms, at most %.0f ms\t%d packets of %d timestamps, %s\t%d\t%d\n", h.Track, h.Times, h.MiddleGapMs,
@@ -69,17 +70,16 @@ func (r *Report) when(w io.Writer) {
 	}
 }
 
-func section(b *strings.Builder, title string, rows func(io.Writer)) {
-	fmt.Fprintf(b, "\n%s\n", title)
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+func section(b *strings.Builder, title string, rows func(*strings.Builder)) {
 	var lines strings.Builder
 	rows(&lines)
-	for _, l := range strings.SplitAfter(lines.String(), "\n") {
-		if l != "" {
-			fmt.Fprint(w, "  ", l)
-		}
+	text := "  " + strings.ReplaceAll(strings.TrimSuffix(lines.String(), "\n"), "\n", "\n  ") + "\n"
+	b.WriteString("\n" + title + "\n")
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	_, err := io.WriteString(w, text)
+	if err = errors.Join(err, w.Flush()); err != nil {
+		panic(err) // a strings.Builder does not fail
 	}
-	w.Flush()
 }
 
 func bytesText(n int64) string {

@@ -103,7 +103,7 @@ func Examine(ctx context.Context, path string, cfg ExamineConfig) (*Report, erro
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // was only read
 	e := &examiner{cfg: cfg, f: f, Report: Report{File: path, Bytes: f.Size, Seconds: f.Duration.Seconds(), SDP: f.SDP(),
 		Tracks: []Track{}, Hints: []Hints{}, Problems: []Problem{}}}
 	hinted := map[uint32]bool{}
@@ -155,19 +155,18 @@ func (e *examiner) read(ctx context.Context) error {
 	}
 	var c hint.Cycle
 	var p hint.Packet
-	var data hint.Pieces
 	for r.More() && ctx.Err() == nil {
 		if err := r.Plan(&c, max(r.From(), r.Upcoming())+time.Second); err != nil {
 			return err
 		}
 		e.Reading.Seconds++
-		data = data[:0]
 		extents := slices.Clone(c.Extents)
 		for looks := 0; ; looks++ {
 			if looks == 8 {
 				return fmt.Errorf("the hints of %v to %v ask for ever more data", c.From, c.To)
 			}
-			if data, err = load(e.f, extents); err != nil {
+			data, err := load(e.f, extents)
+			if err != nil {
 				return err
 			}
 			ok, err := r.Load(&c, data)

@@ -12,7 +12,6 @@ import (
 type tally struct {
 	t      *hint.Track
 	h      Hints
-	seqs   int64 // packets seen in file order
 	last   uint16
 	due    time.Duration
 	once   int // packets due at that time

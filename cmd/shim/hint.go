@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
@@ -44,11 +46,13 @@ func hintMovie(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var said strings.Builder
 	for _, t := range done.Tracks {
-		fmt.Fprintf(c.App.Writer, "track %d hints track %d: %d packets, %d bytes\n", t.ID, t.Media, t.Packets, t.Bytes)
+		fmt.Fprintf(&said, "track %d hints track %d: %d packets, %d bytes\n", t.ID, t.Media, t.Packets, t.Bytes)
 	}
 	for _, s := range done.Skipped {
-		fmt.Fprintln(c.App.Writer, "not hinted:", s)
+		fmt.Fprintln(&said, "not hinted:", s)
 	}
-	return nil
+	_, err = io.WriteString(c.App.Writer, said.String())
+	return err
 }

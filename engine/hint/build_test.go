@@ -114,7 +114,7 @@ func (m tm) build() []byte {
 			break
 		}
 	}
-	head := mkbox("mdat")
+	var head []byte
 	switch m.mdat {
 	case "64":
 		head = cat(u32(1), []byte("mdat"), u64(16+len(data)))

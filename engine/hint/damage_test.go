@@ -279,7 +279,7 @@ func TestRandomDamage(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	const rounds = 20_000
+	const rounds = 8_000
 	for i := range rounds {
 		b := bytes.Clone(seeds[i%len(seeds)])
 		for range 1 + rnd.IntN(4) {
@@ -296,8 +296,6 @@ func TestRandomDamage(t *testing.T) {
 		start := time.Now()
 		_ = playAll(b, "damaged.mov")
 		if d := time.Since(start); d > 2*time.Second {
-			path := filepath.Join(t.TempDir(), "slow.mov")
-			os.WriteFile(path, b, 0o600)
 			t.Fatalf("round %d took %v", i, d)
 		}
 	}

@@ -1,6 +1,7 @@
 package hint
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,8 +35,7 @@ func Open(name string) (*File, error) {
 			return &File{Movie: m, ReaderAt: f, info: st, file: f}, nil
 		}
 	}
-	f.Close()
-	return nil, err
+	return nil, errors.Join(err, f.Close())
 }
 
 // Close ends one use of the file; the last one closes it.

@@ -41,6 +41,13 @@ func probe(t testing.TB, path, stream string) []sample {
 
 func hash(b []byte) string { return fmt.Sprintf("MD5:%x", md5.Sum(b)) }
 
+func initDecoder(t testing.TB, d interface{ Init() error }) {
+	t.Helper()
+	if err := d.Init(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Depacketised by gortsplib, the packets are the media samples that ffprobe
 // finds in the file, byte for byte and with the same time differences.
 func TestDepacketised(t *testing.T) {
@@ -51,24 +58,24 @@ func TestDepacketised(t *testing.T) {
 		return b
 	}
 	decoders := map[string]func(testing.TB) func(*rtp.Packet) ([][]byte, error){
-		"H264": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"H264": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtph264.Decoder{PacketizationMode: 1}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { n, err := d.Decode(p); return [][]byte{lengths(n)}, err }
 		},
-		"H265": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"H265": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtph265.Decoder{}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { n, err := d.Decode(p); return [][]byte{lengths(n)}, err }
 		},
-		"MP4V-ES": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"MP4V-ES": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtpfragmented.Decoder{}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { f, err := d.Decode(p); return [][]byte{f}, err }
 		},
-		"MPEG4-GENERIC": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"MPEG4-GENERIC": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtpmpeg4audio.Decoder{SizeLength: 13, IndexLength: 3, IndexDeltaLength: 3}
-			d.Init()
+			initDecoder(t, d)
 			return d.Decode
 		},
 	}
