@@ -32,13 +32,13 @@ const maxOffers = 4
 func (t *tap) requestSetup(ex *proxy.Exchange) {
 	p := &pendingSetup{}
 	ex.Value = p
-	client, local := t.conn.Client().Addr(), t.conn.UpstreamLocal().Addr()
+	client := t.conn.Client().Addr()
 	var failed error
 	ex.Request.Edit("Transport", func(value string) string {
 		return editChoices(value, func(choice string) string {
 			asked, ok := isRelayable(choice, client)
 			if !ok {
-				return choice
+				return t.toUpstream(choice)
 			}
 			r, err := t.offer(p, asked)
 			if r == nil {
@@ -47,8 +47,7 @@ func (t *tap) requestSetup(ex *proxy.Exchange) {
 				}
 				return choice
 			}
-			choice = setParam(choice, "client_port", asked.shift(r.UpstreamPort()-asked.first).String())
-			return setParam(choice, "destination", local.String())
+			return t.toUpstream(setParam(choice, "client_port", asked.shift(r.UpstreamPort()-asked.first).String()))
 		})
 	})
 	if failed != nil {
@@ -117,11 +116,13 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 		case isTCP(choice):
 			d.path = "tcp"
 			d.channels = t.count(getParam(choice, "interleaved"))
+			choice = t.toClient(choice)
 		default:
 			d.path = "udp"
 			if chosen = p.chosen(choice); chosen != nil {
 				choice = t.join(chosen, choice)
 			}
+			choice = t.toClient(choice)
 		}
 		return choice
 	})
@@ -169,7 +170,24 @@ func (t *tap) join(o *offer, choice string) string {
 	} else {
 		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0)))
 	}
-	choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	return setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+}
+
+// toUpstream puts the shim's address in the place of the client's own, where a
+// request names it.
+func (t *tap) toUpstream(choice string) string {
+	if isAddr(getParam(choice, "destination"), t.conn.Client().Addr()) {
+		choice = setParam(choice, "destination", t.conn.UpstreamLocal().Addr().String())
+	}
+	return choice
+}
+
+// toClient puts the client's address in the place of the shim's, and the
+// shim's in the place of the upstream's, where an answer names them.
+func (t *tap) toClient(choice string) string {
+	if isAddr(getParam(choice, "source"), t.conn.Upstream().Addr()) {
+		choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	}
 	if isAddr(getParam(choice, "destination"), t.conn.UpstreamLocal().Addr()) {
 		choice = setParam(choice, "destination", t.conn.Client().Addr().String())
 	}
