@@ -121,10 +121,10 @@ func newReplay(t *testing.T, clientIP, shimIP, upstreamIP string) *replay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = up.Close() })
-	shim := testbed.StartShim(t, testbed.Upstream{Addr: up.Addr().String()}, "--listen", net.JoinHostPort(shimIP, "0"), "--log-level", "debug")
+	shim := testbed.StartShim(t, testbed.Upstream{Addr: up.Addr().String()}, "--listen", net.JoinHostPort(shimIP, "0"))
 	r := &replay{T: t, clientIP: clientIP, shimIP: shimIP, upstreamIP: upstreamIP, up: up, shim: shim.Addr}
 	t.Cleanup(func() {
+		_ = up.Close() // nobody there for the shim to say goodbye to
 		for _, p := range r.conns {
 			_ = p.client.Close()
 			_ = p.server.Close()

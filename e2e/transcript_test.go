@@ -62,6 +62,7 @@ func (m *maker) send(line int, data []byte) {
 		m.connect(line, opens)
 		m.tunnel = tunnel
 	case m.tunnel && m.open:
+	case m.open && bytes.HasPrefix(data, []byte("RTSP/")): // to a request of the server's
 	case !m.open, m.used && cseqOne.Match(data), m.used && m.fresh && !anyCSeq.Match(data):
 		m.connect(line, opens)
 		m.tunnel = false
