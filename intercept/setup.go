@@ -107,7 +107,7 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 		}
 		return
 	}
-	d := &media{url: ex.URI}
+	d := &media{url: ex.URI, watch: &watch{epoch: t.epoch}}
 	var chosen *offer
 	m.Edit("Transport", func(choice string) string {
 		switch {
@@ -115,7 +115,7 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 			d.path = "multicast"
 		case isTCP(choice):
 			d.path = "tcp"
-			d.channels = t.count(getParam(choice, "interleaved"))
+			t.count(getParam(choice, "interleaved"), d)
 			choice = t.toClient(choice)
 		default:
 			d.path = "udp"
@@ -128,6 +128,9 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 	})
 	if chosen != nil {
 		d.relay = chosen.relay
+		if t.cfg.Movies.any() {
+			d.watch.observe(d.relay)
+		}
 	}
 	p.close(d.relay)
 	s := t.admit(id, t)
@@ -202,16 +205,16 @@ func (t *tap) flow(err error) {
 	}
 }
 
-// count starts counting an interleaved Media's channels, "A-B" or "A".
-func (t *tap) count(interleaved string) *counters {
-	c := &counters{}
+// count starts watching an interleaved Media's channels, "A-B" or "A".
+func (t *tap) count(interleaved string, d *media) {
+	d.channels = &counters{}
 	if t.channels == nil {
-		t.channels = &[256]*counters{}
+		t.channels = &[256]channel{}
 	}
-	for _, ch := range strings.SplitN(interleaved, "-", 2) {
+	for i, ch := range strings.SplitN(interleaved, "-", 2) {
 		if n, err := strconv.ParseUint(strings.TrimSpace(ch), 10, 8); err == nil {
-			t.channels[n] = c
+			t.channels[n] = channel{d.channels, d.watch, i == 1}
+			d.channel[i] = uint8(n)
 		}
 	}
-	return c
 }
