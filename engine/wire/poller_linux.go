@@ -99,12 +99,15 @@ func Sleep(d time.Duration) {
 }
 
 // LockThread ties the calling goroutine to its thread for good, names the
-// thread (15 bytes, as top -H shows it) and lets it wake on time: the kernel
-// delays an ordinary thread's timers by 50 µs (prctl(2), PR_SET_TIMERSLACK).
+// thread (15 bytes, as top -H shows it; the main thread's name is the program's
+// and stays) and lets it wake on time: the kernel delays an ordinary thread's
+// timers by 50 µs (prctl(2), PR_SET_TIMERSLACK).
 func LockThread(name string) {
 	runtime.LockOSThread()
 	var b [16]byte
 	copy(b[:15], name)
-	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
+	if unix.Gettid() != unix.Getpid() {
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
+	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
 }
