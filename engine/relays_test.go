@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -403,5 +404,35 @@ func TestServerPortPerAddress(t *testing.T) {
 		ClientLocal: netip.MustParseAddr("127.77.0.4"), ClientRTP: client.addr(0), ClientRTCP: client.addr(1), UpstreamLocal: v4,
 	}); err == nil {
 		t.Errorf("the configured server port %d is taken, no error", p)
+	}
+}
+
+// A client that is gone makes itself heard by ICMP. It is counted, and its
+// neighbours on the same server port lose nothing.
+func TestUnreachableClient(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: elsewhere unconnected sockets are not told of ICMP errors")
+	}
+	e := open(t, engine.Config{Gather: time.Millisecond})
+	alive, dead := newTrip(t, e, v4, v4), newTrip(t, e, v4, v4)
+	_ = dead.client.conn[0].Close()
+	_ = dead.upstream.conn[1].Close()
+	for i := range 200 {
+		dead.upstream.send(0, dead.toClient[0], rtp(i, 900))
+		alive.upstream.send(0, alive.toClient[0], rtp(i, 900))
+	}
+	dead.client.send(1, dead.toUpstream[1], rtcp(201, 1))
+	for i := range 200 {
+		alive.client.want(0, rtp(i, 900), alive.toUpstream[0])
+	}
+	settle(t, func() bool {
+		s := dead.Stats()
+		return s.FromUpstream.Unreachable > 0 && s.FromClient.Unreachable == 1
+	})
+	if s := alive.Stats(); s.FromUpstream.Unreachable != 0 || s.FromUpstream.Sent != 200 || s.FromUpstream.Dropped != 0 {
+		t.Errorf("the neighbour's stats: %+v", s.FromUpstream)
+	}
+	if s := dead.Stats(); s.FromUpstream.Received != 200 || s.FromUpstream.Sent != 200 {
+		t.Errorf("the dead client's stats: %+v", s.FromUpstream)
 	}
 }
