@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -271,5 +272,55 @@ print(n, h.hexdigest())
 				t.Errorf("the witness saw %d packets, hash %s; want %d, %s; %+v", n, sum, packets, want, r.Stats())
 			}
 		})
+	}
+}
+
+// Two thousand relays, all alive at once: a packet each way through every one.
+func TestManyRelays(t *testing.T) {
+	const relays = 2000
+	e := open(t, engine.Config{Gather: time.Millisecond, Pumps: 2})
+	upstream := newPeer(t, v4)
+	type end struct {
+		*relay.Relay
+		client *net.UDPConn
+	}
+	ends := make([]end, relays)
+	for i := range ends {
+		c := listen(t, v4)
+		r, err := e.OpenRelay(engine.RelaySpec{ClientLocal: v4, ClientRTP: addr(c), UpstreamLocal: v4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Connect(upstream.addr(0), upstream.addr(1)); err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = end{r, c}
+	}
+	for round := range 3 {
+		for i, r := range ends {
+			upstream.send(0, netip.AddrPortFrom(v4, uint16(r.UpstreamPort())), rtp(i+round, 200))
+		}
+		for i, r := range ends {
+			got, from := recv(t, r.client)
+			if string(got) != string(rtp(i+round, 200)) {
+				t.Fatalf("relay %d received %.20x", i, got)
+			}
+			if _, err := r.client.WriteToUDPAddrPort(got, from); err != nil {
+				t.Fatal(err)
+			}
+		}
+		back := map[uint16]bool{}
+		for range ends {
+			_, from := recv(t, upstream.conn[0])
+			back[from.Port()] = true
+		}
+		for i, r := range ends {
+			if !back[uint16(r.UpstreamPort())] {
+				t.Errorf("nothing came back through relay %d", i)
+			}
+		}
+	}
+	if s := e.ServerStats(); s != (engine.ServerStats{Pairs: 1}) {
+		t.Errorf("%+v, want one pair and nothing lost", s)
 	}
 }

@@ -70,7 +70,7 @@ func TestStrangersAreRefused(t *testing.T) {
 			neighbour.send(1, r.toUpstream[1], rtp(10, 100)) // RTCP: not heard from yet
 			r.upstream.want(1, rtp(10, 100), r.toClient[1])
 
-			settle(t, func() bool { return e.UnknownPackets() == 2 && r.Stats().FromUpstream.Foreign == 2 })
+			settle(t, func() bool { return e.ServerStats().Unknown == 2 && r.Stats().FromUpstream.Foreign == 2 })
 			r.upstream.nothing(0)
 			r.client.nothing(0)
 			r.client.nothing(1)
@@ -83,7 +83,7 @@ func TestTwoBehindOneAddressAreAmbiguous(t *testing.T) {
 	a, b := newTrip(t, e, v4, v4), newTrip(t, e, v4, v4)
 	other := newPeer(t, v4)
 	other.send(0, a.toUpstream[0], rtp(1, 50))
-	settle(t, func() bool { return e.UnknownPackets() == 1 })
+	settle(t, func() bool { return e.ServerStats().Unknown == 1 })
 	a.client.send(0, a.toUpstream[0], rtp(2, 50))
 	a.upstream.want(0, rtp(2, 50), a.toClient[0])
 	other.send(0, a.toUpstream[0], rtp(3, 50)) // now only b can be meant
@@ -92,7 +92,7 @@ func TestTwoBehindOneAddressAreAmbiguous(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.send(0, a.toUpstream[0], rtp(4, 50))
-	settle(t, func() bool { return e.UnknownPackets() == 2 })
+	settle(t, func() bool { return e.ServerStats().Unknown == 2 })
 	a.upstream.nothing(0)
 }
 
@@ -384,7 +384,7 @@ func TestServerPortPerAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer r.Close()
+			t.Cleanup(func() { _ = r.Close() })
 			a, b := r.ServerPorts()
 			if want := port + 2*second; a != want || b != want+1 {
 				t.Errorf("%s: server ports %d-%d, want %d", local, a, b, want)

@@ -60,6 +60,9 @@ func (p *Pair) Port() int { return int(p.conns[RTP].Local().Port()) }
 // Unknown is the number of packets that belonged to no Relay.
 func (p *Pair) Unknown() uint64 { return p.unknown.Load() }
 
+// Lost is the number of datagrams that full receive buffers lost.
+func (p *Pair) Lost() uint64 { return p.conns[RTP].Lost() + p.conns[RTCP].Lost() }
+
 // Close closes the sockets. All Relays of the Pair must be closed.
 func (p *Pair) Close() error {
 	p.pump.Detach(p.conns[:]...)

@@ -30,7 +30,7 @@ func loopbackUp(mtu uint32) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	request := func(op uint, value uint32) error {
 		r, err := unix.NewIfreq("lo")
 		if err != nil {
