@@ -12,11 +12,13 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"rtspshim/engine"
 	"rtspshim/engine/relay"
+	"rtspshim/engine/wire"
 )
 
 // A moderate load, both ways at once: frames of packets of many sizes through
@@ -322,5 +324,51 @@ func TestManyRelays(t *testing.T) {
 	}
 	if s := e.ServerStats(); s != (engine.ServerStats{Pairs: 1}) {
 		t.Errorf("%+v, want one pair and nothing lost", s)
+	}
+}
+
+// Relaying allocates nothing, observed or not, and the Observer is shown every
+// packet by itself though they travel in runs.
+func TestRelayAllocatesNothing(t *testing.T) {
+	n, err := wire.Open(wire.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, engine.Config{Gather: time.Millisecond})
+	r := newTrip(t, e, v4, v4)
+	source, err := n.Listen(netip.AddrPortFrom(v4, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = source.Close() })
+	const segments, size, last = 10, 1400, 77
+	image := make([]byte, (segments-1)*size+last)
+	batch, to := n.NewBatch(), wire.NewDest(r.toClient[0], nil)
+	var sizes [2000]atomic.Int64
+	observer := func(b relay.Burst) {
+		for _, p := range b.Packets {
+			sizes[len(p)].Add(1)
+		}
+	}
+	buf := make([]byte, 1<<16)
+	frame := func() {
+		batch.AddRun(source, to, image, size)
+		batch.Flush()
+		for i := range segments {
+			got, _, err := r.client.conn[0].ReadFromUDPAddrPort(buf)
+			if err != nil || (got != size) != (i == segments-1) {
+				t.Fatalf("packet %d: %d bytes, %v", i, got, err)
+			}
+		}
+	}
+	_ = r.client.conn[0].SetReadDeadline(time.Now().Add(20 * time.Second))
+	for _, observe := range []relay.Observer{nil, observer} {
+		r.Observe(observe)
+		if allocs := testing.AllocsPerRun(200, frame); allocs != 0 {
+			t.Errorf("observed %v: %v allocations a frame", observe != nil, allocs)
+		}
+	}
+	if got := [2]int64{sizes[size].Load(), sizes[last].Load()}; got != [2]int64{201 * (segments - 1), 201} {
+		t.Errorf("observed %v packets of %d and %d bytes, want 201 frames", got, size, last)
 	}
 }

@@ -142,8 +142,9 @@ func (p *Pair) find(from netip.AddrPort, kind int) *Relay {
 
 // serverSide handles what arrives on one of the two sockets.
 type serverSide struct {
-	pair *Pair
-	kind int
+	pair  *Pair
+	kind  int
+	shown [][]byte // for Relay.show to use
 }
 
 func (s *serverSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time) {
@@ -153,7 +154,7 @@ func (s *serverSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time
 			n++
 		}
 		if r := s.pair.find(msgs[0].From, s.kind); r != nil {
-			r.fromClient(msgs[:n], s.kind, out, now)
+			r.fromClient(s, msgs[:n], out, now)
 		} else {
 			s.pair.unknown.Add(uint64(count(msgs[:n])))
 		}

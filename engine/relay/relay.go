@@ -249,7 +249,8 @@ func (r *Relay) Close() error {
 // upstreamSide handles what arrives on one of the sockets towards the upstream.
 type upstreamSide struct {
 	r     *Relay
-	index int32 // in Spec.Upstream
+	index int32    // in Spec.Upstream
+	shown [][]byte // for show to use
 }
 
 func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time) {
@@ -263,7 +264,7 @@ func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Ti
 	if kind == RTCP {
 		r.rtcp.Store(s.index)
 	}
-	r.show(Burst{RTCP: kind == RTCP, At: now}, msgs)
+	r.show(Burst{RTCP: kind == RTCP, Packets: s.shown[:0], At: now}, msgs, &s.shown)
 	if kind == RTP && r.muted.Load() {
 		return
 	}
@@ -273,9 +274,10 @@ func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Ti
 func (s *upstreamSide) Failed(netip.AddrPort, error) { s.r.down.failures.Add(1) }
 
 // fromClient handles messages the Pair has found to be this Relay's.
-func (r *Relay) fromClient(msgs []wire.Message, kind int, out *wire.Batch, now time.Time) {
+func (r *Relay) fromClient(s *serverSide, msgs []wire.Message, out *wire.Batch, now time.Time) {
+	kind := s.kind
 	r.down.count(msgs, kind == RTCP, now.Sub(r.spec.Start))
-	r.show(Burst{FromClient: true, RTCP: kind == RTCP, At: now}, msgs)
+	r.show(Burst{FromClient: true, RTCP: kind == RTCP, Packets: s.shown[:0], At: now}, msgs, &s.shown)
 	conn := r.spec.Upstream[RTP]
 	if kind == RTCP {
 		conn = r.spec.Upstream[r.rtcp.Load()]
@@ -294,27 +296,20 @@ func (r *Relay) pass(msgs []wire.Message, via wire.Conn, to *wire.Dest, f *flow,
 }
 
 // show gives the messages to the Observer, if there is one, packet by packet.
-func (r *Relay) show(b Burst, msgs []wire.Message) {
+// The list of packets is kept for the next time.
+func (r *Relay) show(b Burst, msgs []wire.Message, keep *[][]byte) {
 	fn := r.observe.Load()
 	if fn == nil {
 		return
 	}
-	list := packetLists.Get().(*[][]byte)
-	b.Packets = (*list)[:0]
 	for i := range msgs {
-		m := &msgs[i]
-		for data := m.Data; ; data = data[m.Segment:] {
-			if len(data) <= m.Segment {
-				b.Packets = append(b.Packets, data)
-				break
-			}
-			b.Packets = append(b.Packets, data[:m.Segment:m.Segment])
+		data, segment := msgs[i].Data, msgs[i].Segment
+		for len(data) > segment {
+			b.Packets = append(b.Packets, data[:segment:segment])
+			data = data[segment:]
 		}
+		b.Packets = append(b.Packets, data)
 	}
+	*keep = b.Packets
 	(*fn)(b)
-	clear(b.Packets)
-	*list = b.Packets
-	packetLists.Put(list)
 }
-
-var packetLists = sync.Pool{New: func() any { return new([][]byte) }}
