@@ -72,6 +72,7 @@ type Engine struct {
 	ports  wire.PortPairs
 	start  time.Time
 	pumps  []*pump
+	own    relay.Own
 
 	mu     sync.Mutex
 	closed bool

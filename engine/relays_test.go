@@ -436,3 +436,26 @@ func TestUnreachableClient(t *testing.T) {
 		t.Errorf("the dead client's stats: %+v", s.FromUpstream)
 	}
 }
+
+// A client that names the relay's own ports as its client_port gets nothing,
+// instead of a packet that goes round for ever.
+func TestOwnPacketsDoNotGoRound(t *testing.T) {
+	e := open(t, engine.Config{})
+	r, other := newTrip(t, e, v4, v4), newTrip(t, e, v4, v4)
+	if err := r.SetClient(r.toClient[0], r.toClient[1]); err != nil {
+		t.Fatal(err)
+	}
+	for kind := range 2 {
+		r.upstream.send(kind, r.toClient[kind], rtp(1, 100))
+	}
+	settle(t, func() bool { return r.Stats().FromUpstream.Foreign == 2 })
+	if err := r.SetClient(other.toClient[0], other.toClient[1]); err != nil { // another's are no better
+		t.Fatal(err)
+	}
+	r.upstream.send(0, r.toClient[0], rtp(2, 100))
+	settle(t, func() bool { return other.Stats().FromUpstream.Foreign == 1 })
+	other.client.nothing(0)
+	if s := r.Stats().FromUpstream; s.Received != 3 || s.Foreign != 2 {
+		t.Errorf("%+v, want 3 received and 2 refused", s)
+	}
+}

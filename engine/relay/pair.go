@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,11 +24,36 @@ import (
 type Pair struct {
 	conns   [2]wire.Conn
 	pump    Pump
+	own     *Own
 	unknown atomic.Uint64
 
 	mu      sync.Mutex
 	exact   [2]map[netip.AddrPort]*entry
 	unheard [2]map[netip.Addr][]*entry
+}
+
+// Own is the addresses of all Pairs of an engine. What comes from one of them to
+// a Relay's port towards the upstream was sent by a Relay: with client, upstream
+// and engine on one IP address, a client that names such a port as its own would
+// have the packet go round for ever. The zero Own is ready for use.
+type Own struct{ set atomic.Pointer[map[netip.AddrPort]struct{}] }
+
+func (o *Own) has(a netip.AddrPort) bool {
+	set := o.set.Load()
+	if set == nil {
+		return false
+	}
+	_, has := (*set)[a]
+	return has
+}
+
+// add is called by one goroutine at a time.
+func (o *Own) add(a netip.AddrPort) {
+	next := map[netip.AddrPort]struct{}{a: {}}
+	if old := o.set.Load(); old != nil {
+		maps.Copy(next, *old)
+	}
+	o.set.Store(&next)
 }
 
 // entry is a Relay's registration.
@@ -37,10 +63,10 @@ type entry struct {
 	known [2]bool // a packet came from exactly that address
 }
 
-// NewPair makes a Pair of two bound sockets, which it closes in the end, and has
-// the pump serve it.
-func NewPair(rtp, rtcp wire.Conn, p Pump) (*Pair, error) {
-	pair := &Pair{conns: [2]wire.Conn{rtp, rtcp}, pump: p}
+// NewPair makes a Pair of two bound sockets, which it closes in the end, has the
+// pump serve it and adds it to own. Not to be called by two goroutines at once.
+func NewPair(rtp, rtcp wire.Conn, p Pump, own *Own) (*Pair, error) {
+	pair := &Pair{conns: [2]wire.Conn{rtp, rtcp}, pump: p, own: own}
 	for i := range pair.conns {
 		pair.exact[i] = map[netip.AddrPort]*entry{}
 		pair.unheard[i] = map[netip.Addr][]*entry{}
@@ -50,6 +76,7 @@ func NewPair(rtp, rtcp wire.Conn, p Pump) (*Pair, error) {
 			p.Detach(pair.conns[:i]...)
 			return nil, fmt.Errorf("server port pair: %w", err)
 		}
+		own.add(c.Local())
 	}
 	return pair, nil
 }

@@ -257,14 +257,14 @@ func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Ti
 	r, kind := s.r, min(int(s.index), RTCP)
 	route := r.route.Load()
 	from := route.upstream[kind].Addr().Addr()
-	msgs = r.up.accept(msgs, from, kind == RTCP, now.Sub(r.spec.Start))
+	msgs = r.up.accept(msgs, from, r.spec.Server.own, kind == RTCP, now.Sub(r.spec.Start))
 	if len(msgs) == 0 {
 		return
 	}
 	if kind == RTCP {
 		r.rtcp.Store(s.index)
 	}
-	r.show(Burst{RTCP: kind == RTCP, Packets: s.shown[:0], At: now}, msgs, &s.shown)
+	r.show(Burst{RTCP: kind == RTCP, At: now}, msgs, &s.shown)
 	if kind == RTP && r.muted.Load() {
 		return
 	}
@@ -277,7 +277,7 @@ func (s *upstreamSide) Failed(netip.AddrPort, error) { s.r.down.failures.Add(1) 
 func (r *Relay) fromClient(s *serverSide, msgs []wire.Message, out *wire.Batch, now time.Time) {
 	kind := s.kind
 	r.down.count(msgs, kind == RTCP, now.Sub(r.spec.Start))
-	r.show(Burst{FromClient: true, RTCP: kind == RTCP, Packets: s.shown[:0], At: now}, msgs, &s.shown)
+	r.show(Burst{FromClient: true, RTCP: kind == RTCP, At: now}, msgs, &s.shown)
 	conn := r.spec.Upstream[RTP]
 	if kind == RTCP {
 		conn = r.spec.Upstream[r.rtcp.Load()]
@@ -302,6 +302,7 @@ func (r *Relay) show(b Burst, msgs []wire.Message, keep *[][]byte) {
 	if fn == nil {
 		return
 	}
+	b.Packets = (*keep)[:0]
 	for i := range msgs {
 		data, segment := msgs[i].Data, msgs[i].Segment
 		for len(data) > segment {
