@@ -145,3 +145,29 @@ func benchRelay(b *testing.B, c engine.Config, arrival string, framesPerMs int) 
 	b.ReportMetric(float64(packets)-float64(got), "lost-out")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkOpenRelay is what a SETUP waits for: OpenRelay and Connect; and the
+// Close of a TEARDOWN, which waits for a tick.
+func BenchmarkOpenRelay(b *testing.B) {
+	e := open(b, engine.Config{Gather: engine.DefaultGather})
+	var opened, closed time.Duration
+	client := netip.AddrPortFrom(v4, 40000)
+	for b.Loop() {
+		start := time.Now()
+		r, err := e.OpenRelay(engine.RelaySpec{ClientLocal: v4, ClientRTP: client, ClientRTCP: client, UpstreamLocal: v4})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := r.Connect(client, client); err != nil {
+			b.Fatal(err)
+		}
+		opened += time.Since(start)
+		start = time.Now()
+		if err := r.Close(); err != nil {
+			b.Fatal(err)
+		}
+		closed += time.Since(start)
+	}
+	b.ReportMetric(float64(opened.Microseconds())/float64(b.N), "µs/open")
+	b.ReportMetric(float64(closed.Microseconds())/float64(b.N), "µs/close")
+}

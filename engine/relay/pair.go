@@ -36,7 +36,9 @@ type Pair struct {
 // a Relay's port towards the upstream was sent by a Relay: with client, upstream
 // and engine on one IP address, a client that names such a port as its own would
 // have the packet go round for ever. The zero Own is ready for use.
-type Own struct{ set atomic.Pointer[map[netip.AddrPort]struct{}] }
+type Own struct {
+	set atomic.Pointer[map[netip.AddrPort]struct{}]
+}
 
 func (o *Own) has(a netip.AddrPort) bool {
 	set := o.set.Load()

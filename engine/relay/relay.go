@@ -110,6 +110,7 @@ func Open(s Spec) (*Relay, error) {
 	}
 	r := &Relay{spec: s}
 	r.entry = &entry{r: r}
+	r.route.Store(&route{}) // packets may come as soon as it is registered
 	if len(s.Upstream) > 1 {
 		r.rtcp.Store(1)
 	}
@@ -125,10 +126,7 @@ func (r *Relay) setClient(to [2]netip.AddrPort) error {
 	if peer.Is4() != local.Is4() {
 		return fmt.Errorf("relay: client %v cannot be reached from %v", to[RTP], local)
 	}
-	next := route{}
-	if old := r.route.Load(); old != nil {
-		next.upstream = old.upstream
-	}
+	next := route{upstream: r.route.Load().upstream}
 	for i := range to {
 		to[i] = netip.AddrPortFrom(to[i].Addr().Unmap(), to[i].Port())
 		if !reachable(to[i]) {
@@ -228,13 +226,11 @@ func (r *Relay) Close() error {
 	}
 	r.closed = true
 	r.spec.Server.unregister(r.entry)
-	if r.spec.Server.pump != r.spec.Pump {
+	if !r.connected || r.spec.Server.pump != r.spec.Pump {
 		r.spec.Server.pump.Sync()
 	}
 	if r.connected {
 		r.spec.Pump.Detach(r.spec.Upstream...)
-	} else {
-		r.spec.Pump.Sync()
 	}
 	var errs []error
 	for _, c := range r.spec.Upstream {

@@ -62,7 +62,7 @@ func (f *flow) stats(epoch time.Time) Flow {
 func (f *flow) accept(msgs []wire.Message, from netip.Addr, own *Own, rtcp bool, at time.Duration) []wire.Message {
 	kept := msgs[:0]
 	for i := range msgs {
-		if at := msgs[i].From; at.Addr() == from && !own.has(at) {
+		if source := msgs[i].From; source.Addr() == from && !own.has(source) {
 			kept = append(kept, msgs[i])
 		} else {
 			f.foreign.Add(uint64(msgs[i].Count()))
