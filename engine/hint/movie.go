@@ -45,6 +45,7 @@ type Movie struct {
 	Duration time.Duration
 	SDPLines string // the movie's own SDP lines (moov/udta/hnti), often none
 	Tracks   []*Track
+	Moov     Extent // of the box that all this was read from
 }
 
 // Track is one track of a movie.
@@ -92,6 +93,25 @@ func (t *Track) Sample(i int) (Extent, time.Duration) {
 	return Extent{off, t.samples.size(i)}, at
 }
 
+// Chunks returns the number of chunks of the track.
+func (t *Track) Chunks() int { return t.samples.chunks.n }
+
+// Chunk returns where chunk i lies, its first sample and the number of its
+// samples, which is 0 when the tables give it none. For looking, as Sample.
+func (t *Track) Chunk(i int) (e Extent, first, n int) {
+	s := &t.samples
+	run := s.runChunk.last(int64(i))
+	if run < 0 || i >= s.chunks.n {
+		return Extent{}, 0, 0
+	}
+	c := newCursor(s)
+	c.enter(run, i)
+	if c.first >= c.end {
+		return Extent{c.base, 0}, 0, 0
+	}
+	return Extent{c.base, c.chunkBytes(s.blockBytes, s.blockSamples)}, c.first, c.end - c.first
+}
+
 // Read reads the tables of a movie of size bytes. The name is for errors.
 // A damaged file gives a *FormatError.
 func Read(r io.ReaderAt, size int64, name string) (*Movie, error) {
@@ -101,6 +121,7 @@ func Read(r io.ReaderAt, size int64, name string) (*Movie, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.Moov = Extent{moov.off, moov.at - moov.off + int64(len(moov.body))}
 	if err := p.movie(m, moov); err != nil {
 		return nil, err
 	}

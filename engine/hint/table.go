@@ -222,8 +222,8 @@ func (c *cursor) find(i int) (int64, bool) {
 // chunkBytes returns how long the current chunk is when per samples take
 // bytes bytes; 0 bytes means by the sample sizes.
 func (c *cursor) chunkBytes(bytes, per int64) int64 {
-	if bytes > 0 {
-		return int64(c.end-c.first) * bytes / per
+	if bytes > 0 { // a last block that is not full is there as a whole
+		return (int64(c.end-c.first) + per - 1) / per * bytes
 	}
 	return c.t.before(c.end) - c.t.before(c.first)
 }
