@@ -18,6 +18,7 @@ type pendingSetup struct {
 
 type offer struct {
 	asked ports // by the client
+	sent  ports // by us in their place
 	relay *relay.Relay
 }
 
@@ -40,14 +41,14 @@ func (t *tap) requestSetup(ex *proxy.Exchange) {
 			if !ok {
 				return t.toUpstream(choice)
 			}
-			r, err := t.offer(p, asked)
-			if r == nil {
+			o, err := t.offer(p, asked)
+			if o == nil {
 				if err != nil {
 					failed = err
 				}
 				return choice
 			}
-			return t.toUpstream(setParam(choice, "client_port", asked.shift(r.UpstreamPort()-asked.first).String()))
+			return t.toUpstream(setParam(choice, "client_port", o.sent.String()))
 		})
 	})
 	if failed != nil {
@@ -57,20 +58,26 @@ func (t *tap) requestSetup(ex *proxy.Exchange) {
 	}
 }
 
+// maxApart is how far apart the client's ports may lie for the upstream to be
+// asked for ports that lie so too.
+const maxApart = 128
+
 // offer opens a relay for the client's ports, one for all choices that name
 // the same.
-func (t *tap) offer(p *pendingSetup, asked ports) (*relay.Relay, error) {
-	for _, o := range p.offers {
+func (t *tap) offer(p *pendingSetup, asked ports) (*offer, error) {
+	for i, o := range p.offers {
 		if o.asked == asked {
-			return o.relay, nil
+			return &p.offers[i], nil
 		}
 	}
 	if len(p.offers) == maxOffers {
 		return nil, nil
 	}
-	offsets := []int{0, 1}
-	if d := asked.rtcp() - asked.first; d != 0 && d != 1 {
-		offsets = append(offsets, d)
+	offsets, apart := []int{0, 1}, asked.rtcp()-asked.first
+	if apart < 0 || apart > maxApart {
+		apart = 1
+	} else if apart > 1 { // some upstreams take the next port all the same
+		offsets = append(offsets, apart)
 	}
 	client := t.conn.Client().Addr()
 	r, err := t.cfg.Engine.OpenRelay(engine.RelaySpec{
@@ -81,10 +88,15 @@ func (t *tap) offer(p *pendingSetup, asked ports) (*relay.Relay, error) {
 		PortOffsets:   offsets,
 		OddPort:       asked.first%2 == 1,
 	})
-	if err == nil {
-		p.offers = append(p.offers, offer{asked, r})
+	if err != nil {
+		return nil, err
 	}
-	return r, err
+	sent := ports{first: r.UpstreamPort()}
+	if asked.second != 0 {
+		sent.second = sent.first + apart
+	}
+	p.offers = append(p.offers, offer{asked, sent, r})
+	return &p.offers[len(p.offers)-1], nil
 }
 
 // close closes all relays but keep.
@@ -157,7 +169,10 @@ func (t *tap) join(o *offer, choice string) string {
 		up = source.Unmap().WithZone(up.Zone())
 	}
 	if answered, ok := parsePorts(getParam(choice, "client_port")); ok {
-		client := answered.shift(o.asked.first - o.relay.UpstreamPort())
+		client := o.asked
+		if answered != o.sent {
+			client = answered.shift(o.asked.first - o.sent.first)
+		}
 		choice = setParam(choice, "client_port", client.String())
 		addr := t.conn.Client().Addr()
 		t.flow(o.relay.SetClient(netip.AddrPortFrom(addr, uint16(client.first)), netip.AddrPortFrom(addr, uint16(client.rtcp()))))
