@@ -13,7 +13,7 @@ type Frames struct {
 	Audio []string
 	By    string // the command that played
 	Said  string // its warnings
-	Gap   int    // frames the player may leave out by its own doing, after the start
+	Gap   int    // pictures the player may leave out by its own doing, after the start
 }
 
 // Together runs plays at the same time, as the two halves of a comparison of a
@@ -68,7 +68,7 @@ func compare(want, got Frames, least int, same func(want, got []string, least in
 			continue
 		}
 		match := same
-		if gap := max(want.Gap, got.Gap); gap > 0 {
+		if gap := max(want.Gap, got.Gap); gap > 0 && m.name == "video" {
 			match = func(want, got []string, least int) error { return sameButGaps(want, got, least, gap) }
 		}
 		if err := match(m.want, m.got, least); err != nil {
