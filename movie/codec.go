@@ -11,6 +11,7 @@ import (
 	"github.com/Eyevinn/mp4ff/hevc"
 	"github.com/Eyevinn/mp4ff/mp4"
 	"github.com/bluenviron/gortsplib/v5/pkg/format"
+	"github.com/bluenviron/gortsplib/v5/pkg/format/rtpfragmented"
 	"github.com/bluenviron/gortsplib/v5/pkg/format/rtph264"
 	"github.com/bluenviron/gortsplib/v5/pkg/format/rtph265"
 	"github.com/bluenviron/gortsplib/v5/pkg/format/rtpmpeg4audio"
@@ -89,6 +90,12 @@ func newCodec(entry rawBox, payloadType uint8, size, rate int) (*codec, error) {
 			return nil, errors.Join(err, fmt.Errorf("%s without hvcC: %w", entry.kind, errUnhintable))
 		}
 		return newH265(c, payloadType, size)
+	case "mp4v":
+		c, err := decode[*mp4.EsdsBox](configBox(entry, 78, "esds"))
+		if err != nil || c == nil {
+			return nil, errors.Join(err, fmt.Errorf("%s without esds: %w", entry.kind, errUnhintable))
+		}
+		return newMPEG4(c, payloadType, size)
 	case "mp4a":
 		esds := configBox(entry, 28, "esds")
 		if esds == nil {
@@ -231,16 +238,57 @@ func (n *nalus) units(u unit) (list [][]byte, at []int, err error) {
 	return list, at, nil
 }
 
-func newAAC(c *mp4.EsdsBox, pt uint8, size int) (*codec, error) {
+// decoderConfig returns the decoder's configuration if it is of the object type
+// (ISO/IEC 14496-1, 7.2.6.6).
+func decoderConfig(c *mp4.EsdsBox, object byte) ([]byte, error) {
 	d := c.DecConfigDescriptor
 	if d == nil || d.DecSpecificInfo == nil {
 		return nil, fmt.Errorf("esds without a configuration: %w", errUnhintable)
 	}
-	if d.ObjectType != 0x40 { // ISO/IEC 14496-3; RFC 3640 has a mode for it
-		return nil, fmt.Errorf("sound of object type %#x: %w", d.ObjectType, errUnhintable)
+	if d.ObjectType != object {
+		return nil, fmt.Errorf("object type %#x: %w", d.ObjectType, errUnhintable)
+	}
+	return d.DecSpecificInfo.DecConfig, nil
+}
+
+// newMPEG4 is for MPEG-4 Visual: a frame in pieces (RFC 6416, 5).
+func newMPEG4(c *mp4.EsdsBox, pt uint8, size int) (*codec, error) {
+	config, err := decoderConfig(c, 0x20)
+	if err != nil {
+		return nil, err
+	}
+	e := &rtpfragmented.Encoder{PayloadType: pt, PayloadMaxSize: size}
+	if err := e.Init(); err != nil {
+		return nil, err
+	}
+	f := &format.MPEG4Video{PayloadTyp: pt, ProfileLevelID: 1, Config: config}
+	if len(config) > 4 && bytes.HasPrefix(config, []byte{0, 0, 1, 0xb0}) {
+		f.ProfileLevelID = int(config[4]) // as the visual object sequence says
+	}
+	return &codec{clock: 90000, format: f, packets: func(u []unit) ([]constructed, error) {
+		packets, err := e.Encode(u[0].data)
+		if err != nil {
+			return nil, fmt.Errorf("sample %d: %w", u[0].sample+1, err)
+		}
+		out, off := make([]constructed, len(packets)), 0
+		for i, p := range packets {
+			out[i].marker = p.Marker
+			if err := out[i].part(u[0], off, p.Payload); err != nil {
+				return nil, err
+			}
+			off += len(p.Payload)
+		}
+		return out, nil
+	}}, nil
+}
+
+func newAAC(c *mp4.EsdsBox, pt uint8, size int) (*codec, error) {
+	config, err := decoderConfig(c, 0x40)
+	if err != nil {
+		return nil, err
 	}
 	conf := &mpeg4audio.AudioSpecificConfig{}
-	if err := conf.Unmarshal(d.DecSpecificInfo.DecConfig); err != nil {
+	if err := conf.Unmarshal(config); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errUnhintable)
 	}
 	e := &rtpmpeg4audio.Encoder{PayloadType: pt, PayloadMaxSize: size, SizeLength: 13, IndexLength: 3, IndexDeltaLength: 3}

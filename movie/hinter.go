@@ -57,8 +57,8 @@ type HintedTrack struct {
 }
 
 // Hint writes a copy of the movie in to out, with a hint track for every H.264,
-// HEVC and AAC track (RFC 6184, 7798, 3640), interleaved with the media. Other
-// tracks and everything else in the movie's header are carried over as they are.
+// HEVC, MPEG-4 Visual and AAC track (RFC 6184, 7798, 6416, 3640), interleaved with
+// the media. Other tracks and everything else in the movie's header are carried over as they are.
 // The copy appears under its name when it is whole.
 func Hint(in, out string, cfg HintConfig) (*Hinted, error) {
 	cfg.MTU, cfg.Chunk = cmp.Or(cfg.MTU, 1500), cmp.Or(cfg.Chunk, 500*time.Millisecond)

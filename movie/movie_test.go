@@ -97,6 +97,18 @@ func depacketised(t testing.TB, f *hint.File, track int) (all []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	case *format.MPEG4Video:
+		dec, err := m.CreateDecoder()
+		decode = func(p *rtp.Packet) ([][]byte, error) {
+			f, err := dec.Decode(p)
+			if f == nil {
+				return nil, err
+			}
+			return [][]byte{f}, err
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	case *format.MPEG4Audio:
 		dec, err := m.CreateDecoder()
 		decode = dec.Decode
@@ -157,6 +169,7 @@ func TestHint(t *testing.T) {
 		{"h264-aac.mov", "va", 1280, nil},
 		{"h264-bframes-aac.mp4", "va", 0, nil},
 		{"hevc-aac.mp4", "va", 9000, nil},
+		{"mpeg4-aac.mp4", "va", 0, nil},
 		{"aac.mp4", "a", 0, nil},
 		{"aac.mp4", "a", 300, nil}, // frames in fragments
 	} {
@@ -287,7 +300,7 @@ func TestHintRefuses(t *testing.T) {
 	dir := t.TempDir()
 	fragmented := plain(t, "h264-aac.mp4", "-movflags", "frag_keyframe+empty_moov")
 	none := filepath.Join(dir, "video.mp4")
-	run(t, "ffmpeg", "-v", "error", "-i", hinted("mpeg4-aac.mp4"), "-map", "0:v", "-c", "copy", none)
+	run(t, "ffmpeg", "-v", "error", "-i", hinted("mpeg4-aac.mp4"), "-map", "0:v", "-c", "mjpeg", "-frames:v", "5", none)
 	whole, err := os.ReadFile(plain(t, "h264-aac.mp4", "-movflags", "faststart"))
 	if err != nil {
 		t.Fatal(err)
@@ -301,7 +314,7 @@ func TestHintRefuses(t *testing.T) {
 		cfg      HintConfig
 	}{
 		{fragmented, "a fragmented movie cannot be hinted", HintConfig{}},
-		{none, `no track to hint: [track 1 (vide): "mp4v": no packetiser for it]`, HintConfig{}},
+		{none, `no track to hint: [track 1 (vide): esds without a configuration: no packetiser for it]`, HintConfig{}},
 		{cut, "beyond the end of the file", HintConfig{}},
 		{hinted("README.md"), "README.md", HintConfig{}},
 		{hinted("aac.mp4"), "MTU of 100 bytes: not within", HintConfig{MTU: 100}},

@@ -17,7 +17,7 @@ var hintCommand = &cli.Command{
 	Name:      "hint",
 	Usage:     "write a hinted copy of a movie, ready to be streamed",
 	ArgsUsage: "IN OUT",
-	Description: "Copies an MP4 or QuickTime movie and adds RTP hint tracks for its H.264, HEVC and AAC tracks,\n" +
+	Description: "Copies an MP4 or QuickTime movie and adds RTP hint tracks for its H.264, HEVC, MPEG-4 and AAC tracks,\n" +
 		"interleaved with the media and with packets due evenly.",
 	Flags: []cli.Flag{
 		&cli.IntFlag{Name: "mtu", Value: 1500, Usage: "largest IP datagram a packet may need, in `BYTES`"},

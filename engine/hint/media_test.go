@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"regexp"
 	"strconv"
@@ -40,6 +41,46 @@ func probe(t testing.TB, path, stream string) []sample {
 }
 
 func hash(b []byte) string { return fmt.Sprintf("MD5:%x", md5.Sum(b)) }
+
+// The samples lie where ffprobe finds them, asked for in any order.
+func TestSampleTables(t *testing.T) {
+	check := func(path string, kind, stream string) {
+		t.Run(path+"/"+kind, func(t *testing.T) {
+			f := openMovie(t, path)
+			m := f.Track(hintOf(t, f, kind).Refs[0])
+			want := probe(t, path, stream)
+			if m.Samples() != len(want) {
+				t.Fatalf("%d samples, ffprobe sees %d", m.Samples(), len(want))
+			}
+			for _, i := range rand.New(rand.NewPCG(7, 8)).Perm(len(want)) {
+				if e, _ := m.Sample(i); e != (Extent{want[i].Pos, want[i].Size}) {
+					t.Fatalf("sample %d at %v, ffprobe's at %d of %d bytes", i, e, want[i].Pos, want[i].Size)
+				}
+			}
+			next := 0 // and the chunks hold them all
+			for i := range m.Chunks() {
+				e, first, n := m.Chunk(i)
+				if n > 0 && (first != next || e.Off != want[first].Pos) {
+					t.Fatalf("chunk %d at %d begins with sample %d, want %d", i, e.Off, first, next)
+				}
+				next += n
+			}
+			if next != len(want) {
+				t.Errorf("%d samples in chunks, ffprobe sees %d", next, len(want))
+			}
+		})
+	}
+	for _, m := range hinted {
+		for _, kind := range m.streams {
+			check(hintedPath(m.name), handler[kind], string(kind)+":0")
+		}
+	}
+	t.Run("apple", func(t *testing.T) {
+		check(apple(t, "movies/sample_50kbit.3gp"), "vide", "v:0")
+		check(apple(t, "movies/sample_50kbit.3gp"), "soun", "a:0")
+		check(apple(t, "movies/sample_100kbit.mov"), "vide", "v:0")
+	})
+}
 
 func initDecoder(t testing.TB, d interface{ Init() error }) {
 	t.Helper()
