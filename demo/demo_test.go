@@ -412,7 +412,10 @@ func TestInterleaved(t *testing.T) {
 		url := s.URL("/h264-aac.mp4")
 		c := dial(t, s)
 		for i, track := range []string{"/3", "/4"} {
-			res := c.ok("SETUP", url+track, "Transport: RTP/AVP/TCP;unicast;interleaved=8-9")
+			res := c.ok("SETUP", url+track, "Transport: RTP/AVP/TCP;unicast;interleaved=8-9;ssrc=1;layers=1")
+			if got := res.Header["Transport"][0]; strings.Count(got, "ssrc=") != 1 || !strings.Contains(got, ";layers=1;") {
+				t.Errorf("Transport: %s", got)
+			}
 			var h headers.Transport
 			if err := h.Unmarshal(res.Header["Transport"]); err != nil || h.InterleavedIDs == nil || h.InterleavedIDs[0] != 2*i {
 				t.Fatalf("channels %v: %v", res.Header["Transport"], err)

@@ -175,10 +175,11 @@ func (d *demonstration) show(ctx context.Context, movies []string) error {
 	bad := d.table(rows)
 	if !d.once {
 		d.printf("\nThe shim stays up; try ffplay or VLC (Ctrl-C ends it):\n")
+		w := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', 0)
 		for _, m := range movies {
-			at := func(path string) string { return (&url.URL{Scheme: "rtsp", Host: d.shim, Path: path}).String() }
-			d.printf("  %s    %s\n", at("/"+m), at("/live/"+m))
+			_, _ = fmt.Fprintf(w, "  %s\t%s\n", streamURL(d.shim, "/"+m), streamURL(d.shim, "/live/"+m))
 		}
+		_ = w.Flush()
 	}
 	if bad > 0 {
 		err := fmt.Errorf("%d of %d plays through the shim differ from the direct ones", bad, len(rows))
@@ -188,6 +189,10 @@ func (d *demonstration) show(ctx context.Context, movies []string) error {
 		d.log.Error("demo", "err", err)
 	}
 	return nil
+}
+
+func streamURL(addr, path string) string {
+	return (&url.URL{Scheme: "rtsp", Host: addr, Path: path}).String()
 }
 
 func (d *demonstration) printf(format string, a ...any) { _, _ = fmt.Fprintf(d.out, format, a...) }
@@ -231,7 +236,7 @@ func (d *demonstration) play(ctx context.Context, r *row) {
 // record plays from a server for the length of a play. Look is called before the
 // session ends.
 func (d *demonstration) record(ctx context.Context, addr string, r *row, look func(session string)) (demo.Recording, error) {
-	p, err := demo.OpenPlayer((&url.URL{Scheme: "rtsp", Host: addr, Path: r.path}).String(), r.tcp)
+	p, err := demo.OpenPlayer(streamURL(addr, r.path), r.tcp)
 	if err != nil {
 		return nil, err
 	}
