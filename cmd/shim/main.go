@@ -14,6 +14,7 @@ var commands = []*cli.Command{
 	serveCommand,
 	hintCommand,
 	movieCommand,
+	demoCommand,
 }
 
 func main() {

@@ -72,18 +72,23 @@ var serveCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-		return serve(ctx, ln, cfg, ecfg, logger)
+		return serve(ctx, ln, cfg, ecfg, logger, nil)
 	},
 }
 
-// serve carries the clients of ln until ctx ends.
-func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.Config, logger *slog.Logger) error {
+// serve carries the clients of ln until ctx ends. When watch is not nil, it is
+// given the sessions before the first client.
+func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.Config, logger *slog.Logger,
+	watch func(*intercept.Interceptor)) error {
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	defer func() { _ = e.Close() }()
 	sessions := intercept.New(intercept.Config{Engine: e, Logger: logger})
+	if watch != nil {
+		watch(sessions)
+	}
 	var server *proxy.Server
 	cfg.Open = sessions.Open
 	cfg.Drain = func(ctx context.Context) { sessions.TearDown(ctx, server) }
