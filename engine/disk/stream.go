@@ -17,8 +17,8 @@ type Receiver interface {
 	// Ready hands over a set that was asked for: all of it is in memory, or
 	// set.Err says why not. It is called by the scheduler's own goroutine, one
 	// call at a time, and must not wait; calls to this package's streams and
-	// sets do not wait. A call may be under way while Release or Stream.Close
-	// is called elsewhere; none comes later.
+	// sets do not wait. While Release or Stream.Close is called elsewhere a call
+	// may be under way, but it is over before NewSet returns the set again.
 	Ready(set *Set)
 }
 
