@@ -330,7 +330,7 @@ func (s *Scheduler) start(f *File, l int, now time.Duration) {
 	if s.busyFrom == 0 {
 		s.busyFrom = now
 	}
-	if s.ring != nil && f.os != nil {
+	if r.ring = s.ring != nil && f.os != nil; r.ring {
 		s.ring.push(slot, r, f.os.fd, f.reg)
 	} else {
 		s.reads.push(slot, r)
@@ -368,6 +368,9 @@ func (s *Scheduler) finish(c completion, now time.Duration) {
 	} else {
 		f.under[r.lane]--
 		s.room[r.lane]++
+	}
+	if r.ring {
+		f.os.forget(r.off, c.n)
 	}
 	s.times.add(now - r.began)
 	s.stats.Bytes += uint64(c.n)

@@ -17,6 +17,7 @@ type read struct {
 	to     [][]byte
 	lane   uint8
 	stuck  bool
+	ring   bool          // given to the ring
 	began  time.Duration // since the epoch
 }
 
