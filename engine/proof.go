@@ -29,6 +29,7 @@ type Proof struct {
 	medias []*mediaProof //
 	why    string        // set once the packets differ
 	base   time.Duration // the earliest that a packet came, less its due time
+	first  time.Duration // the same of the first packet
 	packet hint.Packet   // the scan's
 	hash   maphash.Hash  //
 }
@@ -182,6 +183,9 @@ func (p *Proof) Packet(s Seen) bool {
 	m.matched++
 	if g := &m.guesses[0]; len(m.guesses) == 1 {
 		if c := p.candidate(g, s.Seq); c != nil {
+			if p.base == 1<<63-1 {
+				p.first = s.At - c.due
+			}
 			p.base = min(p.base, s.At-c.due)
 		}
 	}
@@ -247,6 +251,10 @@ func (p *Proof) Mapping(media int) Mapping { return p.medias[media].guesses[0].m
 // Base is the moment, since the epoch of Seen.At, at which the movie's time 0
 // would have been sent: so that no packet seen came earlier than it is due.
 func (p *Proof) Base() time.Duration { return p.base }
+
+// Lead is how much earlier than at first packets came, against their due
+// times: an upstream that sends ahead of time shows here.
+func (p *Proof) Lead() time.Duration { return p.first - p.base }
 
 // Place is where in the movie a proved Media's packet of that sequence number
 // stands; ok is false when it has none.
