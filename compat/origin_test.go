@@ -53,6 +53,7 @@ type viewer struct {
 		ssrc           uint32
 		packets, bytes uint32
 	}
+	name   int
 	frame  int
 	end    int // frame
 	paused time.Time
@@ -96,7 +97,7 @@ func startOrigin(t *testing.T, movie bool, user string) *origin {
 }
 
 func (o *origin) newViewer() (*viewer, error) {
-	v := &viewer{origin: o, desc: &description.Session{Medias: []*description.Media{
+	v := &viewer{origin: o, name: rand.IntN(1e6), desc: &description.Session{Medias: []*description.Media{
 		{Type: description.MediaTypeVideo, Formats: []format.Format{&format.H264{PayloadTyp: 96, PacketizationMode: 1}}},
 		{Type: description.MediaTypeAudio, Formats: []format.Format{&format.G711{PayloadTyp: 8, MULaw: false, SampleRate: 8000, ChannelCount: 1}}},
 	}}}
@@ -366,7 +367,7 @@ func (v *viewer) report() {
 		ntp := uint64(now.Unix()+2208988800)<<32 | uint64(now.Nanosecond())<<32/1e9
 		v.stream.WritePacketRTCP(m, &rtcp.CompoundPacket{
 			&rtcp.SenderReport{SSRC: t.ssrc, NTPTime: ntp, RTPTime: v.timestamp(i), PacketCount: t.packets, OctetCount: t.bytes},
-			rtcp.NewCNAMESourceDescription(t.ssrc, fmt.Sprintf("origin%d", rand.IntN(1e6))),
+			rtcp.NewCNAMESourceDescription(t.ssrc, fmt.Sprintf("origin%d", v.name)),
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"rtspshim/compat/talk"
 )
@@ -132,8 +133,8 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 	x, y := sa[i], sb[i]
 	if x.Method != "PLAY" {
 		if x.Method == "PAUSE" || !a.UDP { // after a TEARDOWN over UDP our ports are anybody's
-			d.more(Media, where, "packets heard after it", float64(x.To-x.From), float64(y.To-y.From),
-				afterPausePackets, "packets", &Sooner)
+			within := afterPausePackets + float64(longestBurst(a.Packets)) // UDP may come before or after the answer
+			d.more(Media, where, "packets heard after it", float64(x.To-x.From), float64(y.To-y.From), within, "packets", &Sooner)
 			d.more(Media, where, "heard after it for", heardFor(a, x), heardFor(b, y), afterPauseTime, "s", &Sooner)
 		}
 		return
@@ -208,10 +209,20 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y Section) {
 	}
 	seqA, tsA := step(a, x.From)
 	seqB, tsB := step(b, y.From)
-	d.add(Difference{Where: where, What: "seq step from what was heard before", Class: Media, A: show(seqA, ""),
-		B: show(seqB, ""), Size: math.Abs(seqA - seqB)})
+	if d.a.Duration == 0 { // live goes on meanwhile: its numbers may, too
+		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
+	} else {
+		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
+	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
 		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Within: 0.060, Loose: 0.250})
+}
+
+func hole(step float64) string {
+	if step == 1 {
+		return "goes on"
+	}
+	return "jumps"
 }
 
 // stretch compares packets one by one.
@@ -222,7 +233,7 @@ func (d *differ) stretch(a, b *talk.Track, ra, rb stretch) {
 	if len(pa) == 0 || len(pb) == 0 {
 		return
 	}
-	if !ra.fixed && !d.concurrent() {
+	if !ra.fixed && !d.concurrent() && !d.a.Synthetic {
 		return
 	}
 	m, ok := align(pa, pb, ra.fixed && rb.fixed)
@@ -240,10 +251,38 @@ func (d *differ) stretch(a, b *talk.Track, ra, rb stretch) {
 	show("payloads changed", m.changed, m.firstC, pa)
 	show("payloads missing", m.missing, m.firstGap, pa)
 	show("payloads extra", m.extra, m.firstX, pb)
+	d.tail(where, a, b, m, ra, rb)
 	d.headers(where, pa, pb, m, ra, rb)
 	if d.concurrent() || ra.fixed {
 		d.delays(where, pa, pb, m, ra, rb)
 	}
+}
+
+// silence is how long nothing must have come for a stream to have ended.
+const silence = 600 * time.Millisecond
+
+// tail compares what is left after the last packet in common, if both streams
+// came to their end and were not cut off by the listener.
+func (d *differ) tail(where string, ta, tb *talk.Track, m alignment, ra, rb stretch) {
+	if len(ra.sections) == 0 || len(rb.sections) == 0 || len(m.pairs) == 0 || m.lost {
+		return
+	}
+	endA, endB := ra.sections[0], rb.sections[0]
+	if endA.To <= ra.from || endB.To <= rb.from {
+		return
+	}
+	if !ended(ta, endA) || !ended(tb, endB) {
+		return
+	}
+	lengthA, lengthB := float64(endA.To-ra.from), float64(endB.To-rb.from)
+	d.number(Media, where, "packets until its end", lengthA, lengthB, 0, "packets")
+}
+
+// ended says whether the section's stream came to its end: it said BYE, or
+// fell silent.
+func ended(t *talk.Track, s Section) bool {
+	bye := slices.ContainsFunc(t.Reports, func(r talk.Report) bool { return r.Bye && r.At >= s.Begin && r.At < s.End })
+	return bye || s.End-t.Packets[s.To-1].At >= silence
 }
 
 // continuity counts holes, repeats and disorder by sequence number within each section.

@@ -63,7 +63,9 @@ func (t *talk) ended(began time.Duration) bool {
 // own is the SSRC of our side; any number does.
 var own = rand.Uint32()
 
-// report sends a receiver report for every track that has packets.
+// report sends a receiver report for every track that packets came on just
+// now: a player that is paused has nothing to report, and gortsplib closes the
+// connection of one that does so all the same.
 func (t *talk) report() {
 	t.mutex.Lock()
 	type due struct {
@@ -73,7 +75,7 @@ func (t *talk) report() {
 	var all []due
 	for _, track := range t.recording.Tracks {
 		n := len(track.Packets)
-		if n == 0 || !track.Known {
+		if n == 0 || !track.Known || t.now()-track.Packets[n-1].At > 10*tick {
 			continue
 		}
 		p := track.Packets[n-1]
@@ -122,6 +124,7 @@ func (t *talk) tunnelled() bool { return t.nextVerb == script.Tunnel }
 // packets in every run, so that a viewer of them can be compared.
 func (t *talk) publish(d time.Duration) error {
 	const interval = 20 * time.Millisecond
+	t.recording.Synthetic = true
 	random := rand.New(rand.NewPCG(1, 2))
 	began := t.now()
 	ticker := time.NewTicker(interval)

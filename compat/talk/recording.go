@@ -118,6 +118,7 @@ type Recording struct {
 	Began     time.Time
 	Took      time.Duration
 	Duration  float64 // of the movie, seconds; 0 if the SDP gives no end
+	Synthetic bool    // the media was the script's own
 	Exchanges []*Exchange
 	Tracks    []*Track
 	Ends      []End
