@@ -10,7 +10,9 @@ import (
 )
 
 // commands lists the subcommands, one file each.
-var commands = []*cli.Command{}
+var commands = []*cli.Command{
+	serveCommand,
+}
 
 func main() {
 	app := &cli.App{
