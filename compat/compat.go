@@ -214,7 +214,7 @@ type job struct {
 func (r *run) conversations(scripts []*script.Script) []job {
 	var jobs []job
 	for _, s := range scripts {
-		if !r.chosen(s.Name, s.Tags) {
+		if !r.Chosen(s.Name, s.Tags) {
 			continue
 		}
 		j := job{alone: s.Has("alone"), point: Point{Name: s.Name, About: s.About, Tags: s.Tags, Script: s.Text, Verdict: judge.NotRun}}
@@ -235,7 +235,8 @@ func (r *run) conversations(scripts []*script.Script) []job {
 	return jobs
 }
 
-func (r *run) chosen(name string, tags []string) bool {
+// Chosen says whether a point is among those to be compared.
+func (r *Config) Chosen(name string, tags []string) bool {
 	match := func(list []string) bool {
 		return slices.ContainsFunc(list, func(pattern string) bool {
 			return slices.Contains(tags, pattern) || matches(pattern, name)

@@ -35,7 +35,7 @@ func TestUpstreamAgainstItself(t *testing.T) {
 			t.Parallel()
 			o := startOrigin(t, movie, "user")
 			r, err := Run(context.Background(), Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
-				Publish: "/published", Parallel: 16, Bounds: quick, Clients: []string{}})
+				Publish: "/published", Parallel: 40, Bounds: quick, Clients: []string{}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -210,7 +210,7 @@ func faults(upstream string) []fault {
 		})},
 		{name: "30 ms late", point: "play-udp", want: "arrival of the same packets", delay: 30 * time.Millisecond},
 		{name: "30 ms late, live", live: true, point: "play-udp", want: "arrival of the same packets", delay: 30 * time.Millisecond},
-		{name: "in bunches", point: "play-udp", want: "longest burst", bunch: 200 * time.Millisecond},
+		{name: "in bunches", point: "play-udp", want: "longest burst", bunch: 400 * time.Millisecond},
 		{name: "a hole in time", point: "play-udp", want: "longest gap", packet: media(func(l *lane, p []byte) [][]byte {
 			if l.n >= 400 && l.n < 500 {
 				l.held = append(l.held, p)
@@ -337,7 +337,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 		}
 		addr := strings.TrimSuffix(strings.TrimPrefix(o.url, "rtsp://"), "/stream")
 		return Run(context.Background(), Config{Upstream: o.url, Shim: startFaulty(t, addr, f), Only: only, Again: again,
-			Credentials: url.UserPassword("user", "secret"), Bounds: quick, Clients: []string{}})
+			Parallel: 40, Credentials: url.UserPassword("user", "secret"), Bounds: quick, Clients: []string{}})
 	}
 	var points []string
 	tokens, group := make(chan struct{}, 24), sync.WaitGroup{}
@@ -346,28 +346,38 @@ func TestEveryFaultIsFound(t *testing.T) {
 		tokens <- struct{}{}
 		group.Go(func() {
 			defer func() { <-tokens }()
-			r, err := compare(f, []string{f.point}, -1)
+			// A busy machine hides faults of time behind its own: three attempts.
+			for attempt := 1; ; attempt++ {
+				r, err := compare(f, []string{f.point}, -1)
+				if err != nil {
+					t.Errorf("%s: %v", f.name, err)
+					return
+				}
+				if found(r, f.want) {
+					return
+				}
+				if attempt == 3 {
+					t.Errorf("%s: nothing like %q is different", f.name, f.want)
+					show(t, r, true)
+					return
+				}
+			}
+		})
+	}
+	for _, isLive := range []bool{false, true} {
+		group.Go(func() {
+			r, err := compare(fault{live: isLive}, points, 2)
 			if err != nil {
-				t.Errorf("%s: %v", f.name, err)
+				t.Error(err)
 				return
 			}
-			if !found(r, f.want) {
-				t.Errorf("%s: nothing like %q is different", f.name, f.want)
-				show(t, r, true)
+			if !r.OK() {
+				t.Errorf("without a fault, live %v: %d different", isLive, r.Count(judge.Different))
+				show(t, r, false)
 			}
 		})
 	}
 	group.Wait()
-	for _, isLive := range []bool{false, true} {
-		r, err := compare(fault{live: isLive}, points, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !r.OK() {
-			t.Errorf("without a fault, live %v: %d different", isLive, r.Count(judge.Different))
-			show(t, r, false)
-		}
-	}
 }
 
 func found(r *Result, want string) bool {

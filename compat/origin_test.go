@@ -213,10 +213,14 @@ func (v *viewer) seek(begin, end float64) {
 
 func (o *origin) OnPause(ctx *gortsplib.ServerHandlerOnPauseCtx) (*base.Response, error) {
 	o.mutex.Lock()
-	defer o.mutex.Unlock()
-	if v := o.viewers[ctx.Session]; v != nil {
+	v := o.viewers[ctx.Session]
+	if v != nil {
 		v.halt()
 		v.paused = time.Now()
+	}
+	o.mutex.Unlock()
+	if v != nil {
+		time.Sleep(frameTime) // gortsplib throws away what is still queued
 	}
 	return &base.Response{StatusCode: base.StatusOK}, nil
 }

@@ -69,6 +69,15 @@ type Difference struct {
 
 func (d Difference) key() string { return d.Where + "\x00" + d.What }
 
+// kind is what spreads are kept by. Of packets it leaves out where: a server
+// that loses one at one pause loses one at another in the next run.
+func (d Difference) kind() string {
+	if d.Class == Signalling {
+		return d.key()
+	}
+	return d.What
+}
+
 // Finding is a difference that was judged.
 type Finding struct {
 	Where   string  `json:"where"`
@@ -196,7 +205,7 @@ func Judge(rounds []Round) []Finding {
 	var all []Finding
 	for _, key := range order {
 		if x, ok := worst[key]; ok {
-			if f, ok := weigh(x, spread[key]); ok {
+			if f, ok := weigh(x, spread[x.kind()]); ok {
 				all = append(all, f)
 			}
 		}
@@ -228,7 +237,7 @@ func weigh(x Difference, spread float64) (Finding, bool) {
 	return f, true
 }
 
-// spreads is, by key, the largest difference between two direct runs.
+// spreads is, by kind, the largest difference between two direct runs.
 func spreads(rounds []Round) map[string]float64 {
 	out := map[string]float64{}
 	for i := range rounds {
@@ -240,7 +249,7 @@ func spreads(rounds []Round) map[string]float64 {
 					}
 					for _, x := range Compare(a, b) {
 						if i == j || x.Class == Signalling {
-							out[x.key()] = max(out[x.key()], x.Size)
+							out[x.kind()] = max(out[x.kind()], x.Size)
 						}
 					}
 				}

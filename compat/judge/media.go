@@ -145,7 +145,12 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 	}
 	d.info(where, a, b, x, y)
 	if i > 0 && x.From > 0 && y.From > 0 {
-		d.seam(where, a, b, x, y)
+		d.seam(where, a, b, x, y, sa[i-1])
+		if heardA, ok := resumed(a, sa, i); ok {
+			if heardB, ok := resumed(b, sb, i); ok {
+				d.number(Media, where, "Range against what was heard before", heardA, heardB, 0.050, "s")
+			}
+		}
 	}
 	if d.b.Duration > 0 || d.concurrent() {
 		d.pace(where, a, b, x, y)
@@ -199,7 +204,7 @@ func (d *differ) exactly(where, what string, a, b, within float64, unit string) 
 }
 
 // seam compares how numbers go on from one section to the next.
-func (d *differ) seam(where string, a, b *talk.Track, x, y Section) {
+func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
 	step := func(t *talk.Track, i int) (seq, seconds float64) {
 		p, q := t.Packets[i-1], t.Packets[i]
 		if t.Clock > 0 {
@@ -210,12 +215,31 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y Section) {
 	seqA, tsA := step(a, x.From)
 	seqB, tsB := step(b, y.From)
 	if d.a.Duration == 0 { // live goes on meanwhile: its numbers may, too
+		if pause := x.Begin - before.Begin; pause < 200*time.Millisecond {
+			return
+		}
 		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
 	} else {
 		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
 	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
 		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Within: 0.060, Loose: 0.250})
+}
+
+// resumed compares where a PLAY without a position says it goes on with how
+// much was heard since the last PLAY that said where it begins.
+func resumed(t *talk.Track, all []Section, i int) (float64, bool) {
+	s := all[i]
+	if s.Ranged || s.Range == nil || t.Clock == 0 {
+		return 0, false
+	}
+	for k := i - 1; k >= 0; k-- {
+		if p := all[k]; p.Range != nil && p.To > p.From {
+			heard := float64(int32(t.Packets[p.To-1].Timestamp-t.Packets[p.From].Timestamp)) / float64(t.Clock)
+			return *s.Range - *p.Range - heard, true
+		}
+	}
+	return 0, false
 }
 
 func hole(step float64) string {

@@ -152,8 +152,8 @@ func (n *normal) clientPorts(v string) string {
 	for i, text := range parts {
 		port, _ := strconv.Atoi(text)
 		for k, own := range n.recording.Ports {
-			if port == own || port == own+1 {
-				parts[i] = fmt.Sprintf("<port %d%s>", k+1, map[bool]string{true: "+1"}[port != own])
+			if port >= own && port < own+10 {
+				parts[i] = fmt.Sprintf("<port %d%+d>", k+1, port-own)
 			}
 		}
 	}

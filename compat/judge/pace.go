@@ -98,7 +98,7 @@ func (d *differ) delays(where string, a, b []talk.Packet, m alignment, ra, rb st
 	noise := 0.0
 	if ra.fixed {
 		s := slices.Sorted(slices.Values(late))
-		noise = (s[len(s)*9/10] - s[len(s)/10]) / 2
+		noise = (s[len(s)*3/4] - s[len(s)/4]) / 2
 	}
 	x := Difference{Where: where, What: "arrival of the same packets", Class: Timing, A: "0", B: show(middle, "s") + " later",
 		Size: middle, Within: delaySlack + noise}
@@ -109,4 +109,22 @@ func (d *differ) delays(where string, a, b []talk.Packet, m alignment, ra, rb st
 		}
 	}
 	d.add(x)
+}
+
+// Pace is what a section's packets did in time, in figures.
+type Pace struct {
+	Packets int
+	Gap     time.Duration // the longest
+	Burst   int           // most packets within 5 ms
+	Lead    float64       // of media time at the end, seconds; 0 if unknown
+}
+
+// PaceOf sums up a section.
+func PaceOf(t *talk.Track, s Section) Pace {
+	p := t.Packets[s.From:s.To]
+	out := Pace{Packets: len(p), Gap: time.Duration(longestGap(p) * float64(time.Second)), Burst: longestBurst(p)}
+	if lead, ok := Lead(t, s); ok {
+		out.Lead = lead[len(lead)-1]
+	}
+	return out
 }

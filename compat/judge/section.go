@@ -23,12 +23,13 @@ type Section struct {
 	End      time.Duration // when the next section begins, or the recording's end
 	From, To int           // packets [From, To) of the track
 	Info     *headers.RTPInfoEntry
+	Range    *float64 // where the answer says it begins, seconds
 }
 
 // Sections cuts a track at the answers that concern its session.
 func Sections(r *talk.Recording, t *talk.Track) []Section {
 	var all []Section
-	order, by := labelled(r)
+	order, by := Labelled(r)
 	for _, label := range order {
 		e := by[label]
 		if e.Status() != 200 || !concerns(e, t) {
@@ -41,6 +42,7 @@ func Sections(r *talk.Recording, t *talk.Track) []Section {
 		}
 		if e.Method == "PLAY" {
 			s.Info = info(e.Answer, t)
+			s.Range = npt(e.Answer.Value("Range"))
 		}
 		s.From = cut(t, e, &s)
 		if n := len(all); n > 0 {
@@ -49,6 +51,9 @@ func Sections(r *talk.Recording, t *talk.Track) []Section {
 		}
 		s.To = len(t.Packets)
 		all = append(all, s)
+	}
+	if left, ok := r.Left[t.Conn]; ok && !t.UDP && len(all) > 0 {
+		all[len(all)-1].End = left
 	}
 	return all
 }
@@ -102,6 +107,19 @@ func info(m *talk.Message, t *talk.Track) *headers.RTPInfoEntry {
 	}
 	if t.Media >= 1 && t.Media <= len(all) {
 		return all[t.Media-1]
+	}
+	return nil
+}
+
+// npt is the beginning of a Range in seconds.
+func npt(value string) *float64 {
+	var r headers.Range
+	if r.Unmarshal(base.HeaderValue{value}) != nil {
+		return nil
+	}
+	if v, ok := r.Value.(*headers.RangeNPT); ok {
+		at := v.Start.Seconds()
+		return &at
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 // hop through user space on a busy machine.
 const answerSlack = 0.040
 
-// labelled gives every exchange a name that is the same in every run.
-func labelled(r *talk.Recording) (order []string, by map[string]*talk.Exchange) {
+// Labelled gives every exchange a name that is the same in every run.
+func Labelled(r *talk.Recording) (order []string, by map[string]*talk.Exchange) {
 	by = map[string]*talk.Exchange{}
 	count := map[string]int{}
 	for _, e := range r.Exchanges {
@@ -36,8 +36,8 @@ func labelled(r *talk.Recording) (order []string, by map[string]*talk.Exchange) 
 }
 
 func (d *differ) exchanges() {
-	orderA, a := labelled(d.a)
-	orderB, b := labelled(d.b)
+	orderA, a := Labelled(d.a)
+	orderB, b := Labelled(d.b)
 	na, nb := newNormal(d.a), newNormal(d.b)
 	for _, label := range orderA {
 		if b[label] == nil {
@@ -68,7 +68,7 @@ func (d *differ) exchange(label string, a, b *talk.Exchange, na, nb *normal) {
 	if a.Answer == nil || b.Answer == nil {
 		return
 	}
-	d.message(label, a.Answer, b.Answer, na, nb)
+	d.message(label, a.Answer, b.Answer, na, nb, a.Method == "PLAY" && !a.Ranged)
 	if a.Outcome == talk.Answered {
 		d.more(Timing, label, "time to the answer", (a.At - a.SentAt).Seconds(), (b.At - b.SentAt).Seconds(),
 			answerSlack, "s", &Sooner)
@@ -82,12 +82,12 @@ func outcome(e *talk.Exchange) string {
 	return strings.TrimSpace(string(e.Outcome) + " " + e.Note)
 }
 
-func (d *differ) message(label string, a, b *talk.Message, na, nb *normal) {
+func (d *differ) message(label string, a, b *talk.Message, na, nb *normal, moment bool) {
 	d.text(Signalling, label, "status line", na.text(a.First), nb.text(b.First))
 	d.text(Signalling, label, "whole", fmt.Sprint("cut short: ", a.Cut), fmt.Sprint("cut short: ", b.Cut))
 	d.text(Signalling, label, "line ends", ends(a), ends(b))
 	d.text(Signalling, label, "gortsplib reads it", yes(a.Read), yes(b.Read))
-	d.fields(label, a, b, na, nb)
+	d.fields(label, a, b, na, nb, moment)
 	d.body(label, a, b, na, nb)
 }
 
@@ -107,7 +107,7 @@ func yes(err string) string {
 
 // fields compares header lines: which there are, in which order, how spelt,
 // and what they say.
-func (d *differ) fields(label string, a, b *talk.Message, na, nb *normal) {
+func (d *differ) fields(label string, a, b *talk.Message, na, nb *normal, moment bool) {
 	namesA, namesB := names(a), names(b)
 	sortedA, sortedB := slices.Sorted(slices.Values(namesA)), slices.Sorted(slices.Values(namesB))
 	if !slices.Equal(sortedA, sortedB) {
@@ -131,7 +131,7 @@ func (d *differ) fields(label string, a, b *talk.Message, na, nb *normal) {
 			d.add(Difference{Where: label, What: "header " + f.Name, Class: Signalling, A: f.Value, B: g.Value, Size: 1})
 		}
 		if name == "range" && va == vb {
-			d.ranges(label, f.Value, g.Value)
+			d.ranges(label, f.Value, g.Value, moment)
 		}
 	}
 }
@@ -188,8 +188,9 @@ func form(f talk.Field) string {
 
 // ranges compares the numbers of two Range headers of the same form. Where a
 // stream stopped depends on the moment, so a quarter of a second is allowed
-// if direct runs vary at all.
-func (d *differ) ranges(label, a, b string) {
+// after a PLAY that named no position, or if direct runs vary at all; whether
+// it fits what was heard is compared with the media.
+func (d *differ) ranges(label, a, b string, moment bool) {
 	na, nb := number.FindAllString(a, -1), number.FindAllString(b, -1)
 	widest := 0.0
 	for i := range na {
@@ -199,7 +200,11 @@ func (d *differ) ranges(label, a, b string) {
 		d.text(Signalling, label, "digits of Range", digits(na), digits(nb))
 	}
 	if widest > 0 {
-		d.add(Difference{Where: label, What: "times in Range", Class: Signalling, A: a, B: b, Size: widest, Loose: 0.25})
+		x := Difference{Where: label, What: "times in Range", Class: Signalling, A: a, B: b, Size: widest, Loose: 0.25}
+		if moment {
+			x.Within = 0.25
+		}
+		d.add(x)
 	}
 }
 

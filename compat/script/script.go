@@ -44,8 +44,8 @@
 //	send D                   publish synthetic media on the tracks set up
 //	again N                  repeat the steps up to "done" N times
 //
-// Variables: {url} {base} {track N} {ports N} {port N} {channels N} {session}
-// {session NAME} {authority} {path} {modified} {time F} (F of the duration,
+// Variables: {url} {base} {track N} {ports N} {port N} {odd N} and {far N} (port
+// pairs that are none) {channels N} {session} {session NAME} {authority} {path} {modified} {time F} (F of the duration,
 // in seconds) {duration} {publish} {n} (the round of "again").
 package script
 

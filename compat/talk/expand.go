@@ -64,7 +64,7 @@ func (c *conn) value(name, arg string) (string, error) {
 		return c.session, nil
 	case "duration", "time":
 		return c.time(arg)
-	case "track", "ports", "port", "channels":
+	case "track", "ports", "port", "odd", "far", "channels":
 		n, err := strconv.Atoi(arg)
 		if err != nil || n < 1 || n > maxMedias {
 			return "", fmt.Errorf("{%s %s}: no such media", name, arg)
@@ -107,8 +107,13 @@ func (c *conn) ofMedia(name string, n int) (string, error) {
 		}
 		c.udp[n] = p
 	}
-	if name == "port" {
+	switch name {
+	case "port":
 		return strconv.Itoa(p.port), nil
+	case "odd":
+		return fmt.Sprintf("%d-%d", p.port+1, p.port+2), nil
+	case "far":
+		return fmt.Sprintf("%d-%d", p.port, p.port+5), nil
 	}
 	return fmt.Sprintf("%d-%d", p.port, p.port+1), nil
 }

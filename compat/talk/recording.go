@@ -122,8 +122,9 @@ type Recording struct {
 	Exchanges []*Exchange
 	Tracks    []*Track
 	Ends      []End
-	Ports     []int  // UDP ports of ours that were named in requests
-	Failure   string // why the conversation could not be held at all
+	Left      map[string]time.Duration // when we dropped a connection
+	Ports     []int                    // UDP ports of ours that were named in requests
+	Failure   string                   // why the conversation could not be held at all
 }
 
 func (t *Track) addRTP(raw []byte, at time.Duration, order int, from uint16) {

@@ -74,7 +74,7 @@ func (t *talk) now() time.Duration { return time.Since(t.recording.Began) }
 // reported in Recording.Failure.
 func Run(ctx context.Context, s *script.Script, target Target, bounds Bounds) *Recording {
 	t := &talk{target: target, bounds: bounds.orDefault(), conns: map[string]*conn{}, reports: true,
-		recording: &Recording{Began: time.Now()}}
+		recording: &Recording{Began: time.Now(), Left: map[string]time.Duration{}}}
 	limit := t.bounds.Point
 	for _, step := range s.Steps {
 		limit += step.For
@@ -139,6 +139,7 @@ func (t *talk) do(step script.Step) error {
 		}
 		c.left = true
 		<-c.gone
+		t.recording.Left[c.name] = t.now()
 	case script.Hold:
 		c.holding = true
 	case script.Release:

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 )
 
 // pair is the client's two UDP ports of one track, the even one for RTP
@@ -19,9 +20,22 @@ type pair struct {
 	early *Track // what came before that
 }
 
+// Ports are taken in turn, below those that systems give out by themselves: a
+// server that goes on sending to a session nobody ended must not be heard in
+// another conversation.
+const (
+	lowPort  = 10000
+	portStep = 10 // a pair and odd ports near it
+	portRoom = 22000 / portStep
+)
+
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(portRoom)) }
+
 func (t *talk) newPair(local net.IP) (*pair, error) {
-	for range 200 {
-		port := 20000 + 2*rand.IntN(20000)
+	for range 500 {
+		port := lowPort + portStep*int(nextPort.Add(1)%portRoom)
 		a, err := net.ListenUDP("udp", &net.UDPAddr{IP: local, Port: port})
 		if err != nil {
 			continue
