@@ -39,6 +39,7 @@ var (
 	Exact  = Rule{"RTP-Info is exact", "it names the very next packet, as RFC 2326 12.33 asks; the upstream's own does not"}
 	Steady = Rule{"steadier", "smaller bursts and gaps than the upstream's: receivers lose less (RFC 2326 does not prescribe pacing)"}
 	Sooner = Rule{"sooner", "the answer or the silence came earlier than from the upstream"}
+	Once   = Rule{"did not come back", "the point was held again, alone on the machine, and agreed: the moment, not the shim"}
 	Whole  = Rule{"fewer lost", "packets that the direct run lost, repeated or misordered were right here"}
 )
 
@@ -98,8 +99,8 @@ type Round struct {
 	Shim   *talk.Recording
 }
 
-// Compare lists everything in which b differs from a.
-func Compare(a, b *talk.Recording) []Difference {
+// compare lists everything in which b differs from a; media only if asked for.
+func compare(a, b *talk.Recording, media bool) []Difference {
 	if a.Failure != "" || b.Failure != "" {
 		if a.Failure == b.Failure {
 			return nil
@@ -110,8 +111,11 @@ func Compare(a, b *talk.Recording) []Difference {
 	d := &differ{a: a, b: b}
 	d.exchanges()
 	d.ends()
-	d.tracks()
-	return d.found
+	if media {
+		d.tracks()
+		return d.found
+	}
+	return slices.DeleteFunc(d.found, func(x Difference) bool { return x.Class != Signalling })
 }
 
 func orHeld(failure string) string {
@@ -169,46 +173,49 @@ func show(v float64, unit string) string {
 	return fmt.Sprintf("%.4g %s", v, unit)
 }
 
-// Judge weighs all rounds of a point.
+// enough rounds to tell what comes back from what came once.
+const enough = 3
+
+// Judge weighs all rounds of a point. What is different in one round only,
+// with enough of them held, is allowed as such; what is a matter of time must
+// come back in every round, because the machine has its moods as well.
 func Judge(rounds []Round) []Finding {
 	spread := spreads(rounds)
-	worst := map[string]Difference{} // over the shim's runs, by key
+	type verdicts struct {
+		worst     Finding
+		different int
+	}
+	seen := map[string]*verdicts{}
 	var order []string
 	for i := range rounds {
-		for key, x := range against(rounds, i) {
-			old, seen := worst[key]
-			if !seen {
-				order = append(order, key)
+		for _, x := range against(rounds, i) {
+			f, ok := weigh(x, spread[x.kind()])
+			if !ok {
+				continue
 			}
-			if !seen || x.Size > old.Size {
-				worst[key] = x
+			v := seen[x.key()]
+			if v == nil {
+				v = &verdicts{worst: f}
+				seen[x.key()] = v
+				order = append(order, x.key())
 			}
-		}
-	}
-	// What is a matter of time may be the machine's: it counts only if it came
-	// back in every round.
-	for key, x := range worst {
-		if x.Class != Timing {
-			continue
-		}
-		for i := range rounds {
-			y, seen := against(rounds, i)[key]
-			if !seen {
-				delete(worst, key)
-				break
+			if rank(f.Verdict) > rank(v.worst.Verdict) || f.Verdict == v.worst.Verdict && f.Size > v.worst.Size {
+				v.worst = f
 			}
-			if y.Size < worst[key].Size {
-				worst[key] = y
+			if f.Verdict == Different {
+				v.different++
 			}
 		}
 	}
 	var all []Finding
 	for _, key := range order {
-		if x, ok := worst[key]; ok {
-			if f, ok := weigh(x, spread[x.kind()]); ok {
-				all = append(all, f)
-			}
+		v := seen[key]
+		once := v.different == 1 && len(rounds) >= enough
+		mood := v.worst.Class == Timing && v.different < len(rounds)
+		if v.worst.Verdict == Different && (once || mood) {
+			v.worst.Verdict, v.worst.Rule = Allowed, &Once
 		}
+		all = append(all, v.worst)
 	}
 	slices.SortStableFunc(all, func(a, b Finding) int { return rank(b.Verdict) - rank(a.Verdict) })
 	return all
@@ -247,10 +254,8 @@ func spreads(rounds []Round) map[string]float64 {
 					if a == b {
 						continue
 					}
-					for _, x := range Compare(a, b) {
-						if i == j || x.Class == Signalling {
-							out[x.kind()] = max(out[x.kind()], x.Size)
-						}
+					for _, x := range compare(a, b, i == j && shape(a) == shape(b)) {
+						out[x.kind()] = max(out[x.kind()], x.Size)
 					}
 				}
 			}
@@ -261,41 +266,56 @@ func spreads(rounds []Round) map[string]float64 {
 
 // against compares the shim's run of round i with the direct runs: a
 // difference remains only if it is there against every one of them, and then
-// the smallest counts.
-func against(rounds []Round, i int) map[string]Difference {
-	type seen struct {
-		Difference
-		times int
-	}
-	least := map[string]seen{}
-	total := map[bool]int{} // runs looked at, by "signalling only"
+// the smallest counts. Media is compared with the direct runs of the same
+// round in which the conversation went the same way.
+func against(rounds []Round, i int) []Difference {
+	least := map[string]Difference{}
+	times := map[string]int{}
+	var order []string
+	shim, all, heard := rounds[i].Shim, 0, 0
 	for j, r := range rounds {
 		for _, direct := range r.Direct {
-			total[j != i]++
-			for _, x := range Compare(direct, rounds[i].Shim) {
-				if j != i && x.Class != Signalling {
-					continue
+			media := j == i && shape(direct) == shape(shim)
+			all++
+			if media {
+				heard++
+			}
+			for _, x := range compare(direct, shim, media) {
+				key := x.key()
+				s, ok := least[key]
+				if !ok {
+					order = append(order, key)
 				}
-				s, ok := least[x.key()]
 				if !ok || x.Size < s.Size || s.Rule == nil && x.Rule != nil {
-					s.Difference = x
+					least[key] = x
 				}
-				s.times++
-				least[x.key()] = s
+				times[key]++
 			}
 		}
 	}
-	out := map[string]Difference{}
-	for key, s := range least {
-		want := total[false]
-		if s.Class == Signalling {
-			want += total[true]
+	var out []Difference
+	for _, key := range order {
+		want := heard
+		if least[key].Class == Signalling {
+			want = all
 		}
-		if s.times >= want {
-			out[key] = s.Difference
+		if times[key] >= want {
+			out = append(out, least[key])
 		}
 	}
 	return out
+}
+
+// shape is how a conversation went: the outcome of every request.
+func shape(r *talk.Recording) string {
+	var out strings.Builder
+	out.WriteString(r.Failure)
+	for _, e := range r.Exchanges {
+		if e.Outcome != talk.Unasked {
+			fmt.Fprint(&out, e.Step, e.Outcome, e.Status(), " ")
+		}
+	}
+	return out.String()
 }
 
 // Worst is the verdict of a point with these findings.

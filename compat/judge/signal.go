@@ -197,7 +197,9 @@ func (d *differ) ranges(label, a, b string, moment bool) {
 		x, _ := strconv.ParseFloat(na[i], 64)
 		y, _ := strconv.ParseFloat(nb[i], 64)
 		widest = max(widest, math.Abs(x-y))
-		d.text(Signalling, label, "digits of Range", digits(na), digits(nb))
+		if !moment {
+			d.text(Signalling, label, "digits of Range", digits(na), digits(nb))
+		}
 	}
 	if widest > 0 {
 		x := Difference{Where: label, What: "times in Range", Class: Signalling, A: a, B: b, Size: widest, Loose: 0.25}
