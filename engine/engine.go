@@ -72,6 +72,7 @@ type Engine struct {
 	ports  wire.PortPairs
 	start  time.Time
 	pumps  []*pump
+	own    relay.Own
 
 	mu     sync.Mutex
 	closed bool
@@ -161,17 +162,25 @@ func (e *Engine) PumpStats() []PumpStats {
 	return all
 }
 
-// UnknownPackets is the number of packets that came to server ports and
-// belonged to no Relay.
-func (e *Engine) UnknownPackets() (n uint64) {
+// ServerStats counts what the server port pairs had to let go.
+type ServerStats struct {
+	Pairs   int
+	Unknown uint64 // packets from addresses that belong to no Relay
+	Lost    uint64 // datagrams lost in full receive buffers
+}
+
+// ServerStats sums up all server port pairs.
+func (e *Engine) ServerStats() (s ServerStats) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, list := range e.pairs {
 		for _, p := range list {
-			n += p.Unknown()
+			s.Pairs++
+			s.Unknown += p.Unknown()
+			s.Lost += p.Lost()
 		}
 	}
-	return n
+	return s
 }
 
 // pick returns the pump that serves the fewest sockets.

@@ -28,6 +28,7 @@ type PumpStats struct {
 	Bursts  uint64 // Recv calls that brought something
 	Errors  uint64 // Recv calls that failed
 	Out     wire.BatchStats
+	CPU     time.Duration // used by the thread; 0 where the system does not tell
 
 	// Late counts ticks by how much later than its Gather a pump woke:
 	// Late[i] those of less than 2^i µs, the last one all others.
@@ -56,6 +57,7 @@ type pump struct {
 	tokens  map[wire.Conn]int32
 	calls   []func() // to be run between ticks
 	stopped bool
+	thread  wire.Thread
 	shown   PumpStats // a copy for others to read
 
 	done chan struct{} // closed when run has returned
@@ -158,7 +160,10 @@ func (p *pump) halt() {
 // run is the pump's goroutine. It alone reads the clock.
 func (p *pump) run() {
 	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("goroutine", p.name)))
-	wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
+	thread := wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
+	p.mu.Lock()
+	p.thread = thread
+	p.mu.Unlock()
 	defer close(p.done)
 	for p.serve() {
 		events, err := p.poller.Wait(true)
@@ -252,5 +257,7 @@ func (p *pump) late(by time.Duration) {
 func (p *pump) published() PumpStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.shown
+	s := p.shown
+	s.CPU = p.thread.CPU()
+	return s
 }

@@ -103,7 +103,7 @@ func (e *Engine) pair(local netip.Addr, i int) (*relay.Pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server port pair: %w", err)
 	}
-	p, err := relay.NewPair(conns[relay.RTP], conns[relay.RTCP], e.pick())
+	p, err := relay.NewPair(conns[relay.RTP], conns[relay.RTCP], e.pick(), &e.own)
 	if err != nil {
 		closeAll(conns)
 		return nil, err

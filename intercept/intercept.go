@@ -17,14 +17,16 @@ type Config struct {
 	// which neither side has sent anything for: the upstream has long
 	// forgotten it then. Zero means 10 minutes.
 	OrphanTimeout time.Duration
+	Movies        Movies       // files that the engine may take over
 	Logger        *slog.Logger // nil means slog.Default()
 }
 
 // Interceptor knows every session of every client and moves their media to
 // the engine.
 type Interceptor struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	log   *slog.Logger
+	epoch time.Time
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -38,7 +40,7 @@ func New(cfg Config) *Interceptor {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Interceptor{cfg: cfg, log: cfg.Logger, sessions: map[string]*session{}}
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), sessions: map[string]*session{}}
 }
 
 // Sessions is the number of sessions now known.

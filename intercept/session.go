@@ -35,6 +35,8 @@ type media struct {
 	path     string // how its packets travel: "udp", "tcp", "multicast"
 	relay    *relay.Relay
 	channels *counters // tcp only
+	channel  [2]uint8  // tcp only: RTP, RTCP
+	watch    *watch
 }
 
 // counters count a Media's interleaved frames.

@@ -18,6 +18,7 @@ type pendingSetup struct {
 
 type offer struct {
 	asked ports // by the client
+	sent  ports // by us in their place
 	relay *relay.Relay
 }
 
@@ -32,23 +33,22 @@ const maxOffers = 4
 func (t *tap) requestSetup(ex *proxy.Exchange) {
 	p := &pendingSetup{}
 	ex.Value = p
-	client, local := t.conn.Client().Addr(), t.conn.UpstreamLocal().Addr()
+	client := t.conn.Client().Addr()
 	var failed error
 	ex.Request.Edit("Transport", func(value string) string {
 		return editChoices(value, func(choice string) string {
 			asked, ok := isRelayable(choice, client)
 			if !ok {
-				return choice
+				return t.toUpstream(choice)
 			}
-			r, err := t.offer(p, asked)
-			if r == nil {
+			o, err := t.offer(p, asked)
+			if o == nil {
 				if err != nil {
 					failed = err
 				}
 				return choice
 			}
-			choice = setParam(choice, "client_port", asked.shift(r.UpstreamPort()-asked.first).String())
-			return setParam(choice, "destination", local.String())
+			return t.toUpstream(setParam(choice, "client_port", o.sent.String()))
 		})
 	})
 	if failed != nil {
@@ -58,20 +58,26 @@ func (t *tap) requestSetup(ex *proxy.Exchange) {
 	}
 }
 
+// maxApart is how far apart the client's ports may lie for the upstream to be
+// asked for ports that lie so too.
+const maxApart = 128
+
 // offer opens a relay for the client's ports, one for all choices that name
 // the same.
-func (t *tap) offer(p *pendingSetup, asked ports) (*relay.Relay, error) {
-	for _, o := range p.offers {
+func (t *tap) offer(p *pendingSetup, asked ports) (*offer, error) {
+	for i, o := range p.offers {
 		if o.asked == asked {
-			return o.relay, nil
+			return &p.offers[i], nil
 		}
 	}
 	if len(p.offers) == maxOffers {
 		return nil, nil
 	}
-	offsets := []int{0, 1}
-	if d := asked.rtcp() - asked.first; d != 0 && d != 1 {
-		offsets = append(offsets, d)
+	offsets, apart := []int{0, 1}, asked.rtcp()-asked.first
+	if apart < 0 || apart > maxApart {
+		apart = 1
+	} else if apart > 1 { // some upstreams take the next port all the same
+		offsets = append(offsets, apart)
 	}
 	client := t.conn.Client().Addr()
 	r, err := t.cfg.Engine.OpenRelay(engine.RelaySpec{
@@ -82,10 +88,15 @@ func (t *tap) offer(p *pendingSetup, asked ports) (*relay.Relay, error) {
 		PortOffsets:   offsets,
 		OddPort:       asked.first%2 == 1,
 	})
-	if err == nil {
-		p.offers = append(p.offers, offer{asked, r})
+	if err != nil {
+		return nil, err
 	}
-	return r, err
+	sent := ports{first: r.UpstreamPort()}
+	if asked.second != 0 {
+		sent.second = sent.first + apart
+	}
+	p.offers = append(p.offers, offer{asked, sent, r})
+	return &p.offers[len(p.offers)-1], nil
 }
 
 // close closes all relays but keep.
@@ -108,7 +119,7 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 		}
 		return
 	}
-	d := &media{url: ex.URI}
+	d := &media{url: ex.URI, watch: &watch{epoch: t.epoch}}
 	var chosen *offer
 	m.Edit("Transport", func(choice string) string {
 		switch {
@@ -116,17 +127,22 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 			d.path = "multicast"
 		case isTCP(choice):
 			d.path = "tcp"
-			d.channels = t.count(getParam(choice, "interleaved"))
+			t.count(getParam(choice, "interleaved"), d)
+			choice = t.toClient(choice)
 		default:
 			d.path = "udp"
 			if chosen = p.chosen(choice); chosen != nil {
 				choice = t.join(chosen, choice)
 			}
+			choice = t.toClient(choice)
 		}
 		return choice
 	})
 	if chosen != nil {
 		d.relay = chosen.relay
+		if t.cfg.Movies.any() {
+			d.watch.observe(d.relay)
+		}
 	}
 	p.close(d.relay)
 	s := t.admit(id, t)
@@ -153,7 +169,10 @@ func (t *tap) join(o *offer, choice string) string {
 		up = source.Unmap().WithZone(up.Zone())
 	}
 	if answered, ok := parsePorts(getParam(choice, "client_port")); ok {
-		client := answered.shift(o.asked.first - o.relay.UpstreamPort())
+		client := o.asked
+		if answered != o.sent {
+			client = answered.shift(o.asked.first - o.sent.first)
+		}
 		choice = setParam(choice, "client_port", client.String())
 		addr := t.conn.Client().Addr()
 		t.flow(o.relay.SetClient(netip.AddrPortFrom(addr, uint16(client.first)), netip.AddrPortFrom(addr, uint16(client.rtcp()))))
@@ -169,7 +188,24 @@ func (t *tap) join(o *offer, choice string) string {
 	} else {
 		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0)))
 	}
-	choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	return setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+}
+
+// toUpstream puts the shim's address in the place of the client's own, where a
+// request names it.
+func (t *tap) toUpstream(choice string) string {
+	if isAddr(getParam(choice, "destination"), t.conn.Client().Addr()) {
+		choice = setParam(choice, "destination", t.conn.UpstreamLocal().Addr().String())
+	}
+	return choice
+}
+
+// toClient puts the client's address in the place of the shim's, and the
+// shim's in the place of the upstream's, where an answer names them.
+func (t *tap) toClient(choice string) string {
+	if isAddr(getParam(choice, "source"), t.conn.Upstream().Addr()) {
+		choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	}
 	if isAddr(getParam(choice, "destination"), t.conn.UpstreamLocal().Addr()) {
 		choice = setParam(choice, "destination", t.conn.Client().Addr().String())
 	}
@@ -184,16 +220,16 @@ func (t *tap) flow(err error) {
 	}
 }
 
-// count starts counting an interleaved Media's channels, "A-B" or "A".
-func (t *tap) count(interleaved string) *counters {
-	c := &counters{}
+// count starts watching an interleaved Media's channels, "A-B" or "A".
+func (t *tap) count(interleaved string, d *media) {
+	d.channels = &counters{}
 	if t.channels == nil {
-		t.channels = &[256]*counters{}
+		t.channels = &[256]channel{}
 	}
-	for _, ch := range strings.SplitN(interleaved, "-", 2) {
+	for i, ch := range strings.SplitN(interleaved, "-", 2) {
 		if n, err := strconv.ParseUint(strings.TrimSpace(ch), 10, 8); err == nil {
-			t.channels[n] = c
+			t.channels[n] = channel{d.channels, d.watch, i == 1}
+			d.channel[i] = uint8(n)
 		}
 	}
-	return c
 }

@@ -3,6 +3,7 @@ package intercept
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rtspshim/proxy"
@@ -15,8 +16,10 @@ type tap struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{} // controlled from this connection
+	calls    []func()              // for settle
 
-	channels *[256]*counters // interleaved Media by channel; upstream side only
+	channels *[256]channel // interleaved Media by channel; upstream side only
+	heard    atomic.Int64  // unix nanoseconds of the client's last frame
 }
 
 // Open watches a new connection.
@@ -102,20 +105,57 @@ func (t *tap) Close() {
 }
 
 // ClientFrames passes on what the client sends interleaved.
-func (t *tap) ClientFrames([]byte) bool { return true }
+func (t *tap) ClientFrames(frames []byte) []byte {
+	t.heard.Store(time.Now().UnixNano())
+	return frames
+}
 
-// UpstreamFrames counts the frames of each Media.
-func (t *tap) UpstreamFrames(frames []byte) bool {
+// UpstreamFrames counts the frames of each Media and drops those that are
+// held back.
+func (t *tap) UpstreamFrames(frames []byte) []byte {
 	if t.channels == nil {
+		return frames
+	}
+	t.settle()
+	now := time.Now()
+	kept := 0 // frames[:kept] is passed on
+	for at := 0; len(frames)-at >= 4; {
+		end := min(at+4+int(binary.BigEndian.Uint16(frames[at+2:])), len(frames))
+		if t.channels[frames[at+1]].pass(frames[at+4:end], now) {
+			kept += copy(frames[kept:], frames[at:end])
+		}
+		at = end
+	}
+	return frames[:kept]
+}
+
+// channel is what travels on one interleaved channel.
+type channel struct {
+	count *counters // nil: nothing we know
+	watch *watch
+	rtcp  bool
+}
+
+func (c *channel) pass(packet []byte, now time.Time) bool {
+	if c.count == nil {
 		return true
 	}
-	for len(frames) >= 4 {
-		n := int(binary.BigEndian.Uint16(frames[2:]))
-		if c := t.channels[frames[1]]; c != nil {
-			c.packets.Add(1)
-			c.octets.Add(uint64(n))
-		}
-		frames = frames[min(4+n, len(frames)):]
+	c.count.packets.Add(1)
+	c.count.octets.Add(uint64(len(packet)))
+	if c.rtcp {
+		return c.watch.rtcp(packet, now)
 	}
-	return true
+	return c.watch.burst([][]byte{packet}, now)
+}
+
+// settle carries out what waits for a moment at which every frame that was
+// passed on has been written.
+func (t *tap) settle() {
+	t.mu.Lock()
+	calls := t.calls
+	t.calls = nil
+	t.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,10 @@ type Tap interface {
 	// may edit it. ex is nil where it answers no known request.
 	Response(ex *Exchange, m *Message)
 	// ClientFrames and UpstreamFrames see whole interleaved frames, on loan
-	// until they return, and say whether to pass them on.
-	ClientFrames(frames []byte) bool
-	UpstreamFrames(frames []byte) bool
+	// until the next call, and return those to pass on: all, none, or some
+	// moved together in place.
+	ClientFrames(frames []byte) []byte
+	UpstreamFrames(frames []byte) []byte
 	// Active says whether sessions hang on this connection: an idle one
 	// without is closed.
 	Active() bool
@@ -140,6 +142,42 @@ func (w *writer) inTurn(gather func() []byte) error {
 	return err
 }
 
+// WriteFrames sends whole interleaved frames of the shim's own to the client,
+// between whatever else goes there. It waits for a slow client.
+func (c *Conn) WriteFrames(frames net.Buffers) error {
+	w := &c.toClient
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.w == nil || w.closed {
+		return ErrEnded
+	}
+	n := 0
+	for _, f := range frames {
+		n += len(f)
+	}
+	c.bytesDown.Add(int64(n))
+	if tcp := below(c.client); tcp != nil {
+		_, err := frames.WriteTo(tcp)
+		return err
+	}
+	_, err := w.w.Write(slices.Concat(frames...)) // a write each would be a TLS record each
+	return err
+}
+
+// below is the TCP connection under a client's, nil when it is encrypted.
+func below(c net.Conn) *net.TCPConn {
+	for {
+		switch under := c.(type) {
+		case *net.TCPConn:
+			return under
+		case *sniffed:
+			c = under.Conn
+		default:
+			return nil
+		}
+	}
+}
+
 func (c *Conn) touch() { c.lastActive.Store(time.Now().UnixNano()) }
 
 // end closes both sides, once; the loops then come to their ends.
@@ -177,9 +215,7 @@ func (c *Conn) clientElement(e Element, whole bool) (err error) {
 	case KindMessage:
 		return c.clientMessage(e.Message)
 	case KindFrames:
-		if !c.tap.ClientFrames(e.Bytes) {
-			return nil
-		}
+		return c.toUpstream.write(c.tap.ClientFrames(e.Bytes))
 	}
 	err = c.toUpstream.write(e.Bytes)
 	if e.Kind == KindBody && whole {
@@ -238,9 +274,7 @@ func (c *Conn) fromUpstream(r *Reader) error {
 		case KindMessage:
 			err = c.upstreamMessage(e.Message)
 		case KindFrames:
-			if c.tap.UpstreamFrames(e.Bytes) {
-				err = c.toClient.write(e.Bytes)
-			}
+			err = c.toClient.write(c.tap.UpstreamFrames(e.Bytes))
 		case KindOpaque:
 			return c.opaque("upstream", &c.toClient, e.Bytes, r, c.upstream)
 		default:

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -210,18 +211,38 @@ func (m *Message) Set(name, value string) bool {
 	return i >= 0
 }
 
+// Add appends a header behind all others, with the line end that the start
+// line has.
+func (m *Message) Add(name, value string) {
+	end := "\n"
+	if m.start < len(m.head) && m.head[m.start] == '\r' {
+		end = "\r\n"
+	}
+	blank := len(m.head) - 1 // the last line is empty
+	if blank > 0 && m.head[blank-1] == '\r' {
+		blank--
+	}
+	m.head = slices.Insert(m.head, blank, []byte(oneLine(name+": "+value)+end)...)
+	m.index()
+}
+
 // SetURI replaces a request's request-URI.
 func (m *Message) SetURI(uri string) {
 	lo, hi := m.word(1)
 	m.replace(lo, hi, uri)
 }
 
-// replace puts s in the place of head[lo:hi]. A value cannot smuggle in a
-// line: CR and LF are dropped from s.
-func (m *Message) replace(lo, hi int, s string) {
-	if strings.ContainsAny(s, "\r\n") {
-		s = strings.NewReplacer("\r", "", "\n", "").Replace(s)
+// oneLine drops CR and LF, so that a value cannot smuggle in a line.
+func oneLine(s string) string {
+	if !strings.ContainsAny(s, "\r\n") {
+		return s
 	}
+	return strings.NewReplacer("\r", "", "\n", "").Replace(s)
+}
+
+// replace puts s in the place of head[lo:hi].
+func (m *Message) replace(lo, hi int, s string) {
+	s = oneLine(s)
 	head := make([]byte, 0, len(m.head)+len(s)-(hi-lo))
 	head = append(head, m.head[:lo]...)
 	head = append(head, s...)

@@ -21,6 +21,7 @@ func TestMessageEdits(t *testing.T) {
 		"each":         {func(m *Message) { m.Edit("transport", strings.ToUpper) }, strings.NewReplacer("RTP/AVP;unicast", "RTP/AVP;UNICAST", ": b", ": B").Replace(in)},
 		"URI":          {func(m *Message) { m.SetURI("*") }, strings.Replace(in, "rtsp://h/a", "*", 1)},
 		"no injection": {func(m *Message) { m.Set("CSeq", "1\r\nEvil: 1") }, strings.Replace(in, "CSeq:7", "CSeq:1Evil: 1", 1)},
+		"added":        {func(m *Message) { m.Add("Range", "npt=1-") }, strings.Replace(in, "\r\n\r\nbody", "\r\nRange: npt=1-\r\n\r\nbody", 1)},
 		"absent":       {func(m *Message) { m.Set("Session", "1") }, in},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -30,6 +31,11 @@ func TestMessageEdits(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
+	}
+	bare := ParseMessage([]byte("PLAY a RTSP/1.0\n\n"))
+	bare.Add("Range", "npt=1-\r\nEvil: 1")
+	if got := string(bare.Bytes()); got != "PLAY a RTSP/1.0\nRange: npt=1-Evil: 1\n\n" {
+		t.Errorf("added to LF lines: %q", got)
 	}
 	m := ParseMessage([]byte(in))
 	if m.Method() != "SETUP" || m.URI() != "rtsp://h/a" || m.Version() != "RTSP/1.0" || m.Get("X-odd") != "v a l" {

@@ -276,7 +276,7 @@ func (s *Server) serve(ctx context.Context, p *pair) {
 	case isRTSP(first):
 		s.carry(p, secure)
 	case bytes.HasPrefix(first, []byte("GET ")) || bytes.HasPrefix(first, []byte("POST ")):
-		s.carryHTTP(p, secure)
+		s.carryHTTP(ctx, p, secure)
 	default:
 		s.splice(p)
 	}

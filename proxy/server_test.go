@@ -41,10 +41,10 @@ func (t *plain) Response(ex *Exchange, m *Message) {
 		t.response(ex, m)
 	}
 }
-func (t *plain) ClientFrames([]byte) bool   { return true }
-func (t *plain) UpstreamFrames([]byte) bool { return true }
-func (t *plain) Active() bool               { return t.active }
-func (t *plain) Close()                     { close(t.closed) }
+func (t *plain) ClientFrames(f []byte) []byte   { return f }
+func (t *plain) UpstreamFrames(f []byte) []byte { return f }
+func (t *plain) Active() bool                   { return t.active }
+func (t *plain) Close()                         { close(t.closed) }
 
 // rig is a Server in front of an upstream that the test plays by hand.
 type rig struct {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -31,16 +32,39 @@ type tunnel struct {
 }
 
 // tunnel returns the tunnel of that cookie, made by whichever half comes
-// first. A further GET starts a new one: the upstream has let it.
-func (s *Server) tunnel(cookie string, get bool) *tunnel {
+// first.
+func (s *Server) tunnel(cookie string) *tunnel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.enter(cookie)
+}
+
+func (s *Server) enter(cookie string) *tunnel {
 	t := s.tunnels[cookie]
-	if t == nil || get && t.conn != nil {
+	if t == nil {
 		t = &tunnel{up: make(chan struct{}), posts: map[*pair]struct{}{}}
 		s.tunnels[cookie] = t
 	}
 	t.refs++
+	return t
+}
+
+// claim makes c the conversation of the cookie's tunnel, and returns nil when
+// it has one already. Some upstreams answer a GET only once they have read
+// something on its POST, so its conversation begins before the answer. anew,
+// set once the upstream has let a further GET in, starts a new tunnel.
+func (s *Server) claim(cookie string, c *Conn, anew bool) *tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tunnels[cookie]; t != nil && t.conn != nil {
+		if !anew {
+			return nil
+		}
+		delete(s.tunnels, cookie)
+	}
+	t := s.enter(cookie)
+	t.conn = c
+	close(t.up)
 	return t
 }
 
@@ -54,7 +78,7 @@ func (s *Server) leave(t *tunnel, cookie string) {
 
 // carryHTTP carries a connection that begins with an HTTP GET or POST: half a
 // tunnel, or something of the upstream's own that is passed on unread.
-func (s *Server) carryHTTP(p *pair, secure bool) {
+func (s *Server) carryHTTP(ctx context.Context, p *pair, secure bool) {
 	r := NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline)
 	e, err := r.head()
 	if err != nil {
@@ -78,38 +102,41 @@ func (s *Server) carryHTTP(p *pair, secure bool) {
 	if e.Message.Method() == "GET" {
 		s.carryGet(p, cookie, e.Message.URI(), secure)
 	} else {
-		s.carryPost(p, cookie)
+		s.carryPost(ctx, p, cookie)
 	}
 }
 
-// carryGet runs the conversation of a tunnel, once the upstream has agreed.
+// carryGet runs the conversation of a tunnel.
 func (s *Server) carryGet(p *pair, cookie, uri string, secure bool) {
-	r := NewReader(p.upstream, s.cfg.Limits, nil)
-	e, err := r.head()
-	if err != nil {
-		return
-	}
-	if e.Kind != KindMessage || !e.Message.OK() {
-		first := e.Bytes
-		if e.Kind == KindMessage {
-			first = e.Message.Bytes()
-		}
-		if _, err := p.client.Write(append(first, r.Buffered()...)); err == nil {
-			s.splice(p)
-		}
-		return
-	}
 	c := s.newConn(p, secure)
 	c.toClient.w = p.client
-	c.ownAddress(e.Message, uri)
-	if c.toClient.write(e.Message.Bytes()) == nil {
-		t := s.tunnel(cookie, true)
-		s.mu.Lock()
-		t.conn = c
-		s.mu.Unlock()
-		close(t.up)
-		s.run(c, func() error { return copyRaw(p.upstream, p.client, c.touch) },
-			func() error { return c.fromUpstream(r) })
+	t := s.claim(cookie, c, false)
+	s.run(c, func() error { return copyRaw(p.upstream, p.client, c.touch) }, func() error {
+		r := NewReader(p.upstream, s.cfg.Limits, nil)
+		e, err := r.head()
+		if err != nil {
+			return err
+		}
+		if e.Kind != KindMessage || !e.Message.OK() { // no tunnel
+			first := e.Bytes
+			if e.Kind == KindMessage {
+				first = e.Message.Bytes()
+			}
+			if err := c.toClient.write(append(first, r.Buffered()...)); err != nil {
+				return err
+			}
+			return copyRaw(p.client, p.upstream, c.touch)
+		}
+		if t == nil {
+			t = s.claim(cookie, c, true)
+		}
+		c.ownAddress(e.Message, uri)
+		if err := c.toClient.write(e.Message.Bytes()); err != nil {
+			return err
+		}
+		return c.fromUpstream(r)
+	})
+	if t != nil {
 		t.end()
 		s.leave(t, cookie)
 	}
@@ -144,11 +171,13 @@ func (t *tunnel) part(p *pair) {
 
 // carryPost feeds a POST's requests into its tunnel's conversation. What the
 // upstream says on the POST, if anything, goes back as it is.
-func (s *Server) carryPost(p *pair, cookie string) {
-	t := s.tunnel(cookie, false)
+func (s *Server) carryPost(ctx context.Context, p *pair, cookie string) {
+	t := s.tunnel(cookie)
 	defer s.leave(t, cookie)
 	select {
 	case <-t.up:
+	case <-ctx.Done():
+		return
 	case <-time.After(s.cfg.Limits.PartialTimeout):
 		p.log.Debug("no GET for this POST, passed on as it is")
 		s.splice(p)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,11 +24,38 @@ import (
 type Pair struct {
 	conns   [2]wire.Conn
 	pump    Pump
+	own     *Own
 	unknown atomic.Uint64
 
 	mu      sync.Mutex
 	exact   [2]map[netip.AddrPort]*entry
 	unheard [2]map[netip.Addr][]*entry
+}
+
+// Own is the addresses of all Pairs of an engine. What comes from one of them to
+// a Relay's port towards the upstream was sent by a Relay: with client, upstream
+// and engine on one IP address, a client that names such a port as its own would
+// have the packet go round for ever. The zero Own is ready for use.
+type Own struct {
+	set atomic.Pointer[map[netip.AddrPort]struct{}]
+}
+
+func (o *Own) has(a netip.AddrPort) bool {
+	set := o.set.Load()
+	if set == nil {
+		return false
+	}
+	_, has := (*set)[a]
+	return has
+}
+
+// add is called by one goroutine at a time.
+func (o *Own) add(a netip.AddrPort) {
+	next := map[netip.AddrPort]struct{}{a: {}}
+	if old := o.set.Load(); old != nil {
+		maps.Copy(next, *old)
+	}
+	o.set.Store(&next)
 }
 
 // entry is a Relay's registration.
@@ -37,10 +65,10 @@ type entry struct {
 	known [2]bool // a packet came from exactly that address
 }
 
-// NewPair makes a Pair of two bound sockets, which it closes in the end, and has
-// the pump serve it.
-func NewPair(rtp, rtcp wire.Conn, p Pump) (*Pair, error) {
-	pair := &Pair{conns: [2]wire.Conn{rtp, rtcp}, pump: p}
+// NewPair makes a Pair of two bound sockets, which it closes in the end, has the
+// pump serve it and adds it to own. Not to be called by two goroutines at once.
+func NewPair(rtp, rtcp wire.Conn, p Pump, own *Own) (*Pair, error) {
+	pair := &Pair{conns: [2]wire.Conn{rtp, rtcp}, pump: p, own: own}
 	for i := range pair.conns {
 		pair.exact[i] = map[netip.AddrPort]*entry{}
 		pair.unheard[i] = map[netip.Addr][]*entry{}
@@ -50,6 +78,7 @@ func NewPair(rtp, rtcp wire.Conn, p Pump) (*Pair, error) {
 			p.Detach(pair.conns[:i]...)
 			return nil, fmt.Errorf("server port pair: %w", err)
 		}
+		own.add(c.Local())
 	}
 	return pair, nil
 }
@@ -59,6 +88,9 @@ func (p *Pair) Port() int { return int(p.conns[RTP].Local().Port()) }
 
 // Unknown is the number of packets that belonged to no Relay.
 func (p *Pair) Unknown() uint64 { return p.unknown.Load() }
+
+// Lost is the number of datagrams that full receive buffers lost.
+func (p *Pair) Lost() uint64 { return p.conns[RTP].Lost() + p.conns[RTCP].Lost() }
 
 // Close closes the sockets. All Relays of the Pair must be closed.
 func (p *Pair) Close() error {
@@ -139,8 +171,9 @@ func (p *Pair) find(from netip.AddrPort, kind int) *Relay {
 
 // serverSide handles what arrives on one of the two sockets.
 type serverSide struct {
-	pair *Pair
-	kind int
+	pair  *Pair
+	kind  int
+	shown [][]byte // for Relay.show to use
 }
 
 func (s *serverSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time) {
@@ -150,7 +183,7 @@ func (s *serverSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time
 			n++
 		}
 		if r := s.pair.find(msgs[0].From, s.kind); r != nil {
-			r.fromClient(msgs[:n], s.kind, out, now)
+			r.fromClient(s, msgs[:n], out, now)
 		} else {
 			s.pair.unknown.Add(uint64(count(msgs[:n])))
 		}

@@ -110,6 +110,7 @@ func Open(s Spec) (*Relay, error) {
 	}
 	r := &Relay{spec: s}
 	r.entry = &entry{r: r}
+	r.route.Store(&route{}) // packets may come as soon as it is registered
 	if len(s.Upstream) > 1 {
 		r.rtcp.Store(1)
 	}
@@ -125,10 +126,7 @@ func (r *Relay) setClient(to [2]netip.AddrPort) error {
 	if peer.Is4() != local.Is4() {
 		return fmt.Errorf("relay: client %v cannot be reached from %v", to[RTP], local)
 	}
-	next := route{}
-	if old := r.route.Load(); old != nil {
-		next.upstream = old.upstream
-	}
+	next := route{upstream: r.route.Load().upstream}
 	for i := range to {
 		to[i] = netip.AddrPortFrom(to[i].Addr().Unmap(), to[i].Port())
 		if !reachable(to[i]) {
@@ -228,13 +226,11 @@ func (r *Relay) Close() error {
 	}
 	r.closed = true
 	r.spec.Server.unregister(r.entry)
-	if r.spec.Server.pump != r.spec.Pump {
+	if !r.connected || r.spec.Server.pump != r.spec.Pump {
 		r.spec.Server.pump.Sync()
 	}
 	if r.connected {
 		r.spec.Pump.Detach(r.spec.Upstream...)
-	} else {
-		r.spec.Pump.Sync()
 	}
 	var errs []error
 	for _, c := range r.spec.Upstream {
@@ -249,21 +245,22 @@ func (r *Relay) Close() error {
 // upstreamSide handles what arrives on one of the sockets towards the upstream.
 type upstreamSide struct {
 	r     *Relay
-	index int32 // in Spec.Upstream
+	index int32    // in Spec.Upstream
+	shown [][]byte // for show to use
 }
 
 func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time) {
 	r, kind := s.r, min(int(s.index), RTCP)
 	route := r.route.Load()
 	from := route.upstream[kind].Addr().Addr()
-	msgs = r.up.accept(msgs, from, kind == RTCP, now.Sub(r.spec.Start))
+	msgs = r.up.accept(msgs, from, r.spec.Server.own, kind == RTCP, now.Sub(r.spec.Start))
 	if len(msgs) == 0 {
 		return
 	}
 	if kind == RTCP {
 		r.rtcp.Store(s.index)
 	}
-	r.show(Burst{RTCP: kind == RTCP, At: now}, msgs)
+	r.show(Burst{RTCP: kind == RTCP, At: now}, msgs, &s.shown)
 	if kind == RTP && r.muted.Load() {
 		return
 	}
@@ -273,9 +270,10 @@ func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Ti
 func (s *upstreamSide) Failed(netip.AddrPort, error) { s.r.down.failures.Add(1) }
 
 // fromClient handles messages the Pair has found to be this Relay's.
-func (r *Relay) fromClient(msgs []wire.Message, kind int, out *wire.Batch, now time.Time) {
+func (r *Relay) fromClient(s *serverSide, msgs []wire.Message, out *wire.Batch, now time.Time) {
+	kind := s.kind
 	r.down.count(msgs, kind == RTCP, now.Sub(r.spec.Start))
-	r.show(Burst{FromClient: true, RTCP: kind == RTCP, At: now}, msgs)
+	r.show(Burst{FromClient: true, RTCP: kind == RTCP, At: now}, msgs, &s.shown)
 	conn := r.spec.Upstream[RTP]
 	if kind == RTCP {
 		conn = r.spec.Upstream[r.rtcp.Load()]
@@ -294,27 +292,21 @@ func (r *Relay) pass(msgs []wire.Message, via wire.Conn, to *wire.Dest, f *flow,
 }
 
 // show gives the messages to the Observer, if there is one, packet by packet.
-func (r *Relay) show(b Burst, msgs []wire.Message) {
+// The list of packets is kept for the next time.
+func (r *Relay) show(b Burst, msgs []wire.Message, keep *[][]byte) {
 	fn := r.observe.Load()
 	if fn == nil {
 		return
 	}
-	list := packetLists.Get().(*[][]byte)
-	b.Packets = (*list)[:0]
+	b.Packets = (*keep)[:0]
 	for i := range msgs {
-		m := &msgs[i]
-		for data := m.Data; ; data = data[m.Segment:] {
-			if len(data) <= m.Segment {
-				b.Packets = append(b.Packets, data)
-				break
-			}
-			b.Packets = append(b.Packets, data[:m.Segment:m.Segment])
+		data, segment := msgs[i].Data, msgs[i].Segment
+		for len(data) > segment {
+			b.Packets = append(b.Packets, data[:segment:segment])
+			data = data[segment:]
 		}
+		b.Packets = append(b.Packets, data)
 	}
+	*keep = b.Packets
 	(*fn)(b)
-	clear(b.Packets)
-	*list = b.Packets
-	packetLists.Put(list)
 }
-
-var packetLists = sync.Pool{New: func() any { return new([][]byte) }}

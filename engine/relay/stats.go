@@ -57,12 +57,12 @@ func (f *flow) stats(epoch time.Time) Flow {
 	return s
 }
 
-// accept keeps the messages that come from that address, in order and in place,
-// and counts them and the others.
-func (f *flow) accept(msgs []wire.Message, from netip.Addr, rtcp bool, at time.Duration) []wire.Message {
+// accept keeps the messages that come from that address, and not from ourselves,
+// in order and in place, and counts them and the others.
+func (f *flow) accept(msgs []wire.Message, from netip.Addr, own *Own, rtcp bool, at time.Duration) []wire.Message {
 	kept := msgs[:0]
 	for i := range msgs {
-		if msgs[i].From.Addr() == from {
+		if source := msgs[i].From; source.Addr() == from && !own.has(source) {
 			kept = append(kept, msgs[i])
 		} else {
 			f.foreign.Add(uint64(msgs[i].Count()))

@@ -38,8 +38,9 @@ const segmentSpace = unix.SizeofCmsghdr + 8
 // polls of waitMs: pumps must not stall for long, and what cannot leave by then
 // is late anyway.
 const (
-	flushWaits = 4
-	waitMs     = 1
+	flushWaits  = 4
+	waitMs      = 1
+	sendRepeats = 2 // of a send that failed, for reasons that may be another's
 )
 
 func newFastSender() *fastSender {
@@ -109,7 +110,7 @@ func (s *fastSender) flush(b *Batch) {
 // message it cannot send and tells the reason only when asked to begin with
 // that one (sendmmsg(2), BUGS); whatever the reason is, the others still go.
 func (s *fastSender) transmit(b *Batch, fd int, o *outbox) {
-	repeated := false
+	repeats := 0
 	for i := 0; i < o.n; {
 		n, errno := s.sendmmsg(fd, o.hdrs[i:o.n])
 		if errno == 0 && n > 0 {
@@ -118,32 +119,34 @@ func (s *fastSender) transmit(b *Batch, fd int, o *outbox) {
 				b.sent(it.m.dest, it.count, it.size)
 			}
 			i += n
-			repeated = false
+			repeats = 0
 			continue
 		}
 		it := o.items[i]
 		switch {
 		case errno == unix.EINTR:
 			continue
+		case (errno == unix.EAGAIN || errno == unix.ENOBUFS) && s.waits > 0:
+			s.waits--
+			wait(fd, errno)
+			continue
 		case errno == unix.EAGAIN || errno == unix.ENOBUFS:
-			if s.waits > 0 {
-				s.waits--
-				wait(fd, errno)
-				continue
-			}
-		case it.count > 1 && (errno == unix.EIO || errno == unix.EINVAL || errno == unix.EMSGSIZE):
+			b.drop(it.m.dest, it.count)
+		case it.count > 1 && (errno == unix.EIO || errno == unix.EINVAL):
 			s.split(b, fd, it.m, errno)
-			i++
+		case repeats < sendRepeats:
+			// Perhaps an ICMP error that an earlier datagram, to anybody,
+			// brought back (udp(7)): it is told once, and fails this send
+			// without having tried it.
+			repeats++
 			continue
-		case !repeated:
-			// Perhaps an ICMP error an earlier datagram to anybody brought
-			// back (udp(7)); it is told once, and this one was not tried yet.
-			repeated = true
-			continue
+		case it.count > 1 && errno == unix.EMSGSIZE:
+			s.split(b, fd, it.m, errno)
+		default:
+			b.drop(it.m.dest, it.count)
 		}
-		b.drop(it.m.dest, it.count)
 		i++
-		repeated = false
+		repeats = 0
 	}
 }
 

@@ -28,7 +28,7 @@ func probe() (gso, gro bool) {
 	if err != nil {
 		return false, false
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	gso = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, 1200) == nil && !corruptsRuns()
 	gro = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
 	return gso, gro
@@ -65,7 +65,7 @@ func listenFast(local netip.AddrPort, n *Net) (_ Conn, err error) {
 	}
 	defer func() {
 		if err != nil {
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 	}()
 	set := func(level, name, value int, what string) {

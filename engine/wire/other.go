@@ -32,8 +32,17 @@ func (n *Net) NewPoller() (Poller, error) { return newPlainPoller(), nil }
 // Sleep blocks the calling goroutine.
 func Sleep(d time.Duration) { time.Sleep(d) }
 
+// Thread is an operating system thread of this process.
+type Thread struct{}
+
 // LockThread ties the calling goroutine to its thread for good.
-func LockThread(string) { runtime.LockOSThread() }
+func LockThread(string) (t Thread) {
+	runtime.LockOSThread()
+	return t
+}
+
+// CPU is not known here.
+func (Thread) CPU() time.Duration { return 0 }
 
 // RaiseFileLimit has nothing to do: the Go runtime raises the limit at start.
 func RaiseFileLimit(want uint64) (uint64, error) { return want, nil }

@@ -13,6 +13,7 @@ type Frames struct {
 	Audio []string
 	By    string // the command that played
 	Said  string // its warnings
+	Gap   int    // pictures the player may leave out by its own doing, after the start
 }
 
 // Together runs plays at the same time, as the two halves of a comparison of a
@@ -66,7 +67,11 @@ func compare(want, got Frames, least int, same func(want, got []string, least in
 		if len(m.want) == 0 && len(m.got) == 0 {
 			continue
 		}
-		if err := same(m.want, m.got, least); err != nil {
+		match := same
+		if gap := max(want.Gap, got.Gap); gap > 0 && m.name == "video" {
+			match = func(want, got []string, least int) error { return sameButGaps(want, got, least, gap) }
+		}
+		if err := match(m.want, m.got, least); err != nil {
 			return fmt.Errorf("%s: %w\nwant: %s\n%s\ngot: %s\n%s", m.name, err, want.By, want.Said, got.By, got.Said)
 		}
 	}
@@ -116,6 +121,76 @@ func sameLive(want, got []string, least int) error {
 		return fmt.Errorf("only after %d and %d frames do any agree", i, j)
 	}
 	return nil
+}
+
+// sameButGaps compares what was seen by a player that leaves frames out: from
+// where both are there up to where one was stopped the same frames in the same
+// order, but for at most gap that either has alone.
+func sameButGaps(want, got []string, least, gap int) error {
+	gap += torn
+	pairs := longestPiece(common(want, got), gap)
+	if len(pairs) < least {
+		return fmt.Errorf("%d and %d frames have only %d in common in the same order, want %d", len(want), len(got), len(pairs), least)
+	}
+	first, last := pairs[0], pairs[len(pairs)-1]
+	for side, name := range []string{"wanted", "got"} {
+		if alone := last[side] - first[side] + 1 - len(pairs); alone > gap {
+			return fmt.Errorf("%d frames are in common, but of those %s %d more lie between", len(pairs), name, alone)
+		}
+	}
+	if lead := min(first[0], first[1]); lead > damaged {
+		return fmt.Errorf("only after %d and %d frames do any agree", first[0], first[1])
+	}
+	if tail := min(len(want)-last[0], len(got)-last[1]) - 1; tail > gap {
+		return fmt.Errorf("%d frames agree, none after number %d of %d and %d of %d", len(pairs), last[0], len(want), last[1], len(got))
+	}
+	return nil
+}
+
+// longestPiece cuts pairs where either index steps over more than gap frames,
+// and returns the longest piece.
+func longestPiece(pairs [][2]int, gap int) [][2]int {
+	var best [][2]int
+	start := 0
+	for i := range pairs {
+		if i > 0 && max(pairs[i][0]-pairs[i-1][0], pairs[i][1]-pairs[i-1][1]) > gap+1 {
+			start = i
+		}
+		if i+1-start > len(best) {
+			best = pairs[start : i+1]
+		}
+	}
+	return best
+}
+
+// common returns the index pairs of a longest common subsequence of a and b.
+func common(a, b []string) [][2]int {
+	length := make([][]int, len(a)+1) // [x][y]: of a[x:] and b[y:]
+	for x := range length {
+		length[x] = make([]int, len(b)+1)
+	}
+	for x := len(a) - 1; x >= 0; x-- {
+		for y := len(b) - 1; y >= 0; y-- {
+			if a[x] == b[y] {
+				length[x][y] = length[x+1][y+1] + 1
+			} else {
+				length[x][y] = max(length[x+1][y], length[x][y+1])
+			}
+		}
+	}
+	var pairs [][2]int
+	for x, y := 0, 0; x < len(a) && y < len(b); {
+		switch {
+		case a[x] == b[y]:
+			pairs = append(pairs, [2]int{x, y})
+			x, y = x+1, y+1
+		case length[x][y+1] >= length[x+1][y]:
+			y++ // before x: a may be a loop, where a later place would do as well
+		default:
+			x++
+		}
+	}
+	return pairs
 }
 
 // longestRun finds the longest run common to a and b: a[i:i+n] equals b[j:j+n].

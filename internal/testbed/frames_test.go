@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -29,6 +30,14 @@ func TestLongestRun(t *testing.T) {
 		if c.n != n || n > 0 && (i != c.i || j != c.j) {
 			t.Errorf("longestRun(%q, %q) = %d, %d, %d", c.a, c.b, i, j, n)
 		}
+	}
+}
+
+// withGap compares as if the second player left out up to 30 frames.
+func withGap(f func(a, b Frames, least int) error) func(a, b Frames, least int) error {
+	return func(a, b Frames, least int) error {
+		b.Gap = 30
+		return f(a, b, least)
 	}
 }
 
@@ -63,6 +72,12 @@ func TestCompareFindsDifferences(t *testing.T) {
 		{"live apart", CompareLive, all[:100], all[100:200], 60, "only 0 in a row"},
 		{"loop", CompareLoop, all[:100], append(append([]string{}, all[60:100]...), all[:50]...), 80, ""},
 		{"loop lost", CompareLoop, all[:100], append(append([]string{}, all[:90]...), all[60:98]...), 80, "then number"},
+		{"gap", withGap(CompareLive), all[:200], slices.Concat(all[30:100], all[120:200]), 60, ""},
+		{"gap on both sides", withGap(CompareLive), slices.Concat(all[:50], all[70:200]), slices.Concat(all[30:100], all[120:200]), 60, ""},
+		{"gap and a torn tail", withGap(CompareLoop), all[:200], slices.Concat(all[30:100], all[120:180], all[40:41]), 60, ""},
+		{"gap too wide", withGap(CompareLive), all[:300], slices.Concat(all[30:100], all[140:300]), 60, "only after 140 and 70"},
+		{"gaps too many", withGap(CompareLive), all[:300], slices.Concat(all[30:100], all[120:150], all[170:300]), 60, "40 more lie between"},
+		{"gap and damage", withGap(CompareLive), all[:300], with(slices.Concat(all[30:100], seq(400, 440), all[140:300]), 90), 60, "only after 140 and 110"},
 	} {
 		err := c.f(Frames{Video: c.a}, Frames{Video: c.b}, c.least)
 		if c.fault == "" && err != nil || c.fault != "" && (err == nil || !strings.Contains(err.Error(), c.fault)) {
