@@ -41,6 +41,7 @@ type Config struct {
 	Only     []string         // names (with * and ?) or tags; empty: all
 	Skip     []string
 	Slow     bool     // time-outs and long runs too: minutes
+	Risky    bool     // points that are known to crash some servers, too
 	Clients  []string // of "ffmpeg", "gstreamer", "vlc"; nil: those installed
 	Parallel int      // points at a time; 4
 	Again    int      // how often a point found different is held again; 2, negative: never
@@ -174,28 +175,63 @@ func (r *run) publishURL(at *url.URL) string {
 
 // look asks the upstream what the stream is.
 func (r *run) look(ctx context.Context, result *Result) error {
-	s, err := script.Parse("look", []byte("> DESCRIBE {url}\n> Accept: application/sdp\n"))
+	last, duration, err := r.describe(ctx, r.upstream)
 	if err != nil {
 		return err
 	}
-	rec := talk.Run(ctx, s, r.upstream, r.Bounds)
-	if rec.Failure != "" {
-		return fmt.Errorf("upstream: %s", rec.Failure)
-	}
-	last := rec.Exchanges[len(rec.Exchanges)-1]
 	if last.Status() != 200 {
-		return fmt.Errorf("upstream: DESCRIBE %s: %s", r.upstream.URL, describe(last))
+		return fmt.Errorf("upstream: DESCRIBE %s: %s", r.upstream.URL, outcome(last))
 	}
 	result.Server = last.Answer.Value("Server")
 	r.kind = "live"
-	if rec.Duration > 0 {
+	if duration > 0 {
 		r.kind = "movie"
 	}
 	result.Kind = r.kind
+	if r.kind == "live" {
+		return r.sameName(ctx)
+	}
 	return nil
 }
 
-func describe(e *talk.Exchange) string {
+// sameName lets direct runs name a live stream as the shim's clients do, if
+// the upstream does not mind: gst-rtsp-server shares a stream only among those
+// who call it by the same host and port, and what is live must be the same
+// stream to be compared.
+func (r *run) sameName(ctx context.Context) error {
+	named := r.upstream
+	u, err := url.Parse(r.upstream.URL)
+	if err != nil {
+		return err
+	}
+	named.URL, named.Publish, named.Connect = r.shim.URL, r.shim.Publish, u.Host
+	if u.Port() == "" {
+		named.Connect += map[bool]string{true: ":322", false: ":554"}[u.Scheme == "rtsps"]
+	}
+	if shim, err := url.Parse(r.shim.URL); err != nil || shim.Scheme != u.Scheme || shim.Path != u.Path {
+		return err
+	}
+	last, _, err := r.describe(ctx, named)
+	if err == nil && last.Status() == 200 {
+		r.upstream = named
+	}
+	return err
+}
+
+// describe returns the answer to a DESCRIBE and the duration of the movie.
+func (r *run) describe(ctx context.Context, t talk.Target) (*talk.Exchange, float64, error) {
+	s, err := script.Parse("look", []byte("> DESCRIBE {url}\n> Accept: application/sdp\n"))
+	if err != nil {
+		return nil, 0, err
+	}
+	rec := talk.Run(ctx, s, t, r.Bounds)
+	if rec.Failure != "" {
+		return nil, 0, fmt.Errorf("upstream: %s", rec.Failure)
+	}
+	return rec.Exchanges[len(rec.Exchanges)-1], rec.Duration, nil
+}
+
+func outcome(e *talk.Exchange) string {
 	if e.Answer != nil {
 		return e.Answer.First
 	}
@@ -223,6 +259,8 @@ func (r *run) conversations(scripts []*script.Script) []job {
 			continue
 		case s.Has("slow") && !r.Slow && !slices.Contains(r.Only, s.Name):
 			j.point.Note = "takes minutes: --slow"
+		case s.Has("risky") && !r.Risky && !slices.Contains(r.Only, s.Name):
+			j.point.Note = "is known to crash some servers: --risky"
 		case s.Has("auth") && r.Credentials == nil:
 			j.point.Note = "needs --credentials"
 		case s.Has("publish") && r.Publish == "":
@@ -303,11 +341,12 @@ func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 		findings = judge.Judge(rounds)
 	}
 	last := rounds[len(rounds)-1]
+	if a, b := last.Direct[0].Failure, last.Direct[1].Failure; a != "" && b != "" {
+		p.Note = "with the upstream: " + a
+		return
+	}
 	p.Rounds, p.Findings, p.Direct, p.Shim = len(rounds), findings, last.Direct[0], last.Shim
 	p.Verdict = judge.Worst(findings)
-	if why := p.Direct.Failure; why != "" && p.Verdict == judge.Same {
-		p.Verdict, p.Note = judge.NotRun, "with the upstream: "+why
-	}
 	if ctx.Err() != nil {
 		p.Verdict, p.Note, p.Findings = judge.NotRun, "interrupted", nil
 	}

@@ -35,6 +35,7 @@ var compatCommand = &cli.Command{
 		&cli.StringSliceFlag{Name: "only", Usage: "only points of this `NAME` (* and ? allowed) or tag"},
 		&cli.StringSliceFlag{Name: "skip", Usage: "not points of this `NAME` or tag"},
 		&cli.BoolFlag{Name: "slow", Usage: "time-outs and long runs too: several minutes more"},
+		&cli.BoolFlag{Name: "risky", Usage: "points that are known to crash some servers, too"},
 		&cli.StringSliceFlag{Name: "client", Usage: "real `PLAYER` to use: ffmpeg, gstreamer, vlc, none (default: those installed)"},
 		&cli.IntFlag{Name: "parallel", Value: 4, Usage: "points at a time"},
 		&cli.IntFlag{Name: "again", Value: 2, Usage: "how often a point found different is held again; -1 for never"},
@@ -88,7 +89,7 @@ func runCompat(c *cli.Context) error {
 func compatConfig(c *cli.Context) (compat.Config, error) {
 	cfg := compat.Config{
 		Upstream: c.Args().Get(0), Shim: c.Args().Get(1),
-		Publish: c.String("publish"), Only: c.StringSlice("only"), Skip: c.StringSlice("skip"), Slow: c.Bool("slow"),
+		Publish: c.String("publish"), Only: c.StringSlice("only"), Skip: c.StringSlice("skip"), Slow: c.Bool("slow"), Risky: c.Bool("risky"),
 		Parallel: c.Int("parallel"), Again: c.Int("again"),
 		Bounds: talk.Bounds{Answer: c.Duration("answer-timeout"), Point: c.Duration("point-timeout")},
 	}

@@ -2,6 +2,7 @@ package judge
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -41,6 +42,12 @@ func (n *normal) session(value string) string {
 func (n *normal) text(s string) string {
 	r := n.recording
 	s = strings.ReplaceAll(s, r.Authority, "<server>")
+	if r.Peer != "" {
+		s = strings.ReplaceAll(s, r.Peer, "<server>")
+		if host, _, err := net.SplitHostPort(r.Peer); err == nil && host != r.Host {
+			s = replaceWord(s, host, "<host>")
+		}
+	}
 	if r.Host != "" {
 		s = replaceWord(s, r.Host, "<host>")
 	}

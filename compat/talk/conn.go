@@ -62,15 +62,15 @@ func (t *talk) dial(ctx context.Context) (net.Conn, error) {
 		// The certificate names the upstream, whoever answers; what is
 		// compared is the conversation inside.
 		return (&tls.Dialer{NetDialer: &d, Config: &tls.Config{InsecureSkipVerify: true}}).
-			DialContext(ctx, "tcp", t.url.Host)
+			DialContext(ctx, "tcp", t.peer)
 	}
-	return d.DialContext(ctx, "tcp", t.url.Host)
+	return d.DialContext(ctx, "tcp", t.peer)
 }
 
 func (t *talk) newConn(ctx context.Context, name string) (*conn, error) {
 	socket, err := t.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", t.url.Host, err)
+		return nil, fmt.Errorf("connect to %s: %w", t.peer, err)
 	}
 	c := &conn{name: name, talk: t, socket: socket, authorise: "auto",
 		inbox: make(chan arrival, inboxLength), gone: make(chan struct{}),

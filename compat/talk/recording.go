@@ -112,7 +112,8 @@ type End struct {
 
 // Recording is one run of a script.
 type Recording struct {
-	Authority string // host:port spoken to
+	Authority string // host:port named in requests
+	Peer      string // host:port spoken to, if another
 	Host      string
 	Local     string // the client's own address
 	Began     time.Time

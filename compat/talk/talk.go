@@ -22,7 +22,8 @@ type duration = time.Duration
 
 // Target is a server to talk to.
 type Target struct {
-	URL     string        // rtsp:// or rtsps://
+	URL     string        // rtsp:// or rtsps://; named in every request
+	Connect string        // host:port to connect to, "" for the URL's own
 	User    *url.Userinfo // nil: no credentials
 	Publish string        // URL that may be published to, "" for none
 }
@@ -53,6 +54,7 @@ type talk struct {
 	ctx       context.Context
 	target    Target
 	url       *url.URL
+	peer      string // connected to
 	server    netip.Addr
 	bounds    Bounds
 	recording *Recording
@@ -98,7 +100,11 @@ func (t *talk) run(s *script.Script) error {
 	if u.Port() == "" {
 		u.Host += map[bool]string{true: ":322", false: ":554"}[u.Scheme == "rtsps"]
 	}
-	t.url, t.recording.Authority, t.recording.Host = u, u.Host, u.Hostname()
+	t.url, t.recording.Authority, t.recording.Host, t.peer = u, u.Host, u.Hostname(), u.Host
+	if t.target.Connect != "" {
+		t.peer = t.target.Connect
+		t.recording.Peer = t.peer
+	}
 	t.nextVerb = s.Steps[0].Verb
 	if t.nextVerb != script.Connection {
 		if err := t.connection("A"); err != nil {
