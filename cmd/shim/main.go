@@ -15,6 +15,7 @@ var commands = []*cli.Command{
 	hintCommand,
 	movieCommand,
 	demoCommand,
+	compatCommand,
 }
 
 func main() {
