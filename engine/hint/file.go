@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 )
 
 // File is an open movie with its file. Close gives it back.
@@ -36,6 +37,16 @@ func Open(name string) (*File, error) {
 	}
 	f.Close()
 	return nil, err
+}
+
+// Identity is a text that is the same as long as the file is: its path, size,
+// modification time and, where the system has them, device and inode.
+func (f *File) Identity() string {
+	id := fmt.Sprintf("%s %d %d", f.Name, f.info.Size(), f.info.ModTime().UnixNano())
+	if st, ok := f.info.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(" %d:%d", st.Dev, st.Ino)
+	}
+	return id
 }
 
 // Close ends one use of the file; the last one closes it.
