@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"rtspshim/engine/disk"
 	"rtspshim/engine/hint"
 	"rtspshim/engine/relay"
 	"rtspshim/engine/wire"
@@ -61,6 +62,8 @@ type Config struct {
 	CycleTime     time.Duration // 0 means 1 s
 	Memory        int64         // of the block pool, bytes; 0 means 256 MiB. Taken when the first Stream opens.
 	DiskBandwidth int64         // for admission, bytes a second; 0 means no limit
+	DiskOverhead  time.Duration // likewise, of one read
+	Uring, Direct disk.Mode     // io_uring; O_DIRECT
 	Bandwidth     int64         // of the network, for admission, bits a second; 0 means no limit
 	BurstLimit    int           // packets of a track that leave back to back; 0 means 16
 
@@ -86,6 +89,9 @@ type Engine struct {
 	own    relay.Own
 
 	shelf   hint.Shelf
+	library sync.Mutex      // held to open disk
+	disk    *disk.Scheduler // nil before the first Stream
+	used    int64           // bits a second of Streams; guarded by mu
 	feeder  *feeder
 	writers sync.WaitGroup // Streams over TCP
 	ends    sync.WaitGroup // calls of Done
@@ -162,6 +168,7 @@ func (e *Engine) Close() error {
 		p.halt()
 	}
 	e.closeStreams(streams)
+	errs = append(errs, e.closeDisk())
 	for r := range relays {
 		errs = append(errs, r.Close())
 	}

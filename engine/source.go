@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"rtspshim/engine/disk"
 	"rtspshim/engine/hint"
 )
 
@@ -13,29 +14,24 @@ import (
 // being sent, one ready to be, one asked of the disk.
 const slots = 3
 
-const maxRounds = 8 // in which an interval's hints may ask for more data
+// errSets cannot be, as long as a Stream needs no more sets than the disk
+// allows: those of its slots, and as many on their way back.
+var errSets = errors.New("no set of blocks left")
 
-// blocks is the part of a file that an interval needs, in memory on loan until
-// Release. Read asks for what was Wanted; then somebody calls Stream.fed.
-type blocks interface {
-	hint.Data
-	Want(off, n int64)
-	Read(at time.Duration, due time.Time) error
-	Err() error
-	Release()
-}
+const maxRounds = 8 // in which an interval's hints may ask for more data
 
 // slot is one interval of a movie: the packets that are due in it.
 type slot struct {
 	cycles []hint.Cycle // one a line
 	from   time.Duration
-	data   blocks // nil where nothing is to be read
-	last   bool   // the movie ends with it
+	data   *disk.Set // nil where nothing is to be read
+	last   bool      // the movie ends with it
 }
 
 // source reads a Stream's movie ahead, interval after interval. It belongs to
 // the feeder; what it has made ready is read by who sends.
 type source struct {
+	file    *disk.Stream
 	readers []*hint.Reader // one a line, so that each goes at its own pace
 	slots   [slots]slot
 	asked   bool  // slots[ready] is planned, and waits for its data
@@ -195,7 +191,13 @@ func (s *Stream) plan(to *slot) error {
 	if upcoming < 1<<63-1 {
 		from = max(from, upcoming) // nothing is due before
 	}
-	end := s.e.boundary(s.base+from, s.e.config.CycleTime) - s.base
+	// The interval ends with a cycle of the disk's: then the next one is read in
+	// that cycle, and no data lie in memory for longer than two.
+	s.mu.Lock()
+	base := s.due(0)
+	s.mu.Unlock()
+	cycle := s.e.config.CycleTime
+	end := s.e.disk.NextCycle(s.e.start.Add(base+from+cycle/4)).Sub(s.e.start) - base
 	to.from, to.last = from, true
 	want := 0
 	for i, r := range src.readers {
@@ -211,20 +213,16 @@ func (s *Stream) plan(to *slot) error {
 		s.arrived.Store(true)
 		return nil
 	}
-	if to.data = s.e.newBlocks(s); to.data == nil {
-		return errors.New("the disk has nothing more to give")
-	}
 	return s.ask(to)
-}
-
-// boundary returns the first end of a cycle behind a moment, a little more than
-// a cycle away at most and a quarter of one at least.
-func (e *Engine) boundary(at, cycle time.Duration) time.Duration {
-	return (at+cycle/4)/cycle*cycle + cycle
 }
 
 // ask has the data read that the cycles say are missing.
 func (s *Stream) ask(to *slot) error {
+	if to.data == nil {
+		if to.data = s.source.file.NewSet(); to.data == nil {
+			return errSets
+		}
+	}
 	for i := range to.cycles {
 		for _, x := range to.cycles[i].Extents {
 			to.data.Want(x.Off, x.Len)
@@ -261,19 +259,18 @@ func (s *Stream) load(at *slot) (whole bool, err error) {
 	if whole {
 		return true, nil
 	}
-	if at.data == nil {
-		if at.data = s.e.newBlocks(s); at.data == nil {
-			return false, errors.New("the disk has nothing more to give")
-		}
-	}
 	if s.source.rounds++; s.source.rounds > maxRounds {
 		return false, fmt.Errorf("%s: the hints at %v ask for ever more data", s.spec.File.Name, at.from)
 	}
 	return false, s.ask(at)
 }
 
-// fed tells that data asked for have come. It never waits.
-func (s *Stream) fed() {
+// receiver is a Stream as the disk knows it.
+type receiver Stream
+
+// Ready implements disk.Receiver.
+func (r *receiver) Ready(*disk.Set) {
+	s := (*Stream)(r)
 	s.arrived.Store(true)
 	s.e.feeder.post(s)
 }
@@ -288,5 +285,6 @@ func (s *Stream) giveBack() {
 			at.data = nil
 		}
 	}
+	src.file.Close()
 	s.e.release(s)
 }

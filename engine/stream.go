@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +103,7 @@ type Stream struct {
 	source  source
 	arrived atomic.Bool // what the source asked for
 	posted  bool        // guarded by feeder.mu
+	bits    int64       // a second, admitted
 
 	next, prev *Stream // in the pump's wheel
 	slot       int     //
@@ -322,31 +322,6 @@ func (e *Engine) closeStreams(all []*Stream) {
 	e.ends.Wait()
 }
 
-// admit makes room for a Stream.
-func (e *Engine) admit(s *Stream) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return ErrClosed
-	}
-	if s.tcp == nil {
-		s.pump = slices.MinFunc(e.pumps, func(a, b *pump) int { return cmp.Compare(a.plays.Load(), b.plays.Load()) })
-		s.pump.plays.Add(1)
-	}
-	e.streams[s] = struct{}{}
-	return nil
-}
-
-// release gives its room back.
-func (e *Engine) release(s *Stream) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if s.pump != nil {
-		s.pump.plays.Add(-1)
-	}
-	delete(e.streams, s)
-}
-
 // finish is called, under mu, when the last packet was handed on, and by nobody
 // else: err is why, if it was not Halt.
 func (s *Stream) finish(err error) {
@@ -356,6 +331,9 @@ func (s *Stream) finish(err error) {
 		return
 	}
 	s.told = true
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.e.log.Warn("engine: stream ended", "file", s.spec.File.Name, "err", err)
+	}
 	s.e.ends.Add(1)
 	go func() {
 		defer s.e.ends.Done()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // File is an open movie with its file. Close gives it back.
@@ -17,6 +18,10 @@ type File struct {
 	file  *os.File
 	shelf *Shelf // nil when opened alone
 	users int
+
+	rates  sync.Mutex
+	window time.Duration
+	most   map[*Track]int64 // bytes in a window
 }
 
 // Open opens a movie file and reads its tables.
@@ -38,6 +43,9 @@ func Open(name string) (*File, error) {
 	f.Close()
 	return nil, err
 }
+
+// Info describes the file as it was when it was opened.
+func (f *File) Info() os.FileInfo { return f.info }
 
 // Identity is a text that is the same as long as the file is: its path, size,
 // modification time and, where the system has them, device and inode.
