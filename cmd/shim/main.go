@@ -10,7 +10,13 @@ import (
 )
 
 // commands lists the subcommands, one file each.
-var commands = []*cli.Command{}
+var commands = []*cli.Command{
+	serveCommand,
+	hintCommand,
+	movieCommand,
+	demoCommand,
+	compatCommand,
+}
 
 func main() {
 	app := &cli.App{

@@ -18,14 +18,26 @@ const playSlack = 20 * time.Second
 // FFmpegFrames plays media's worth of url with ffmpeg and returns the frames.
 func FFmpegFrames(ctx context.Context, tb testing.TB, url string, transport Transport, media time.Duration) Frames {
 	tb.Helper()
+	return FFmpegFramesFrom(ctx, tb, url, transport, 0, media)
+}
+
+// FFmpegFramesFrom is FFmpegFrames after a seek (PLAY with a Range) to a
+// position, when that is not 0.
+func FFmpegFramesFrom(ctx context.Context, tb testing.TB, url string, transport Transport, from, media time.Duration) Frames {
+	tb.Helper()
 	want := string(transport)
 	if transport == Multicast {
 		want = "udp_multicast"
 	}
-	return ffmpegHashes(ctx, tb, media, "-rtsp_transport", want,
+	var seek []string
+	if from > 0 {
+		// noaccurate: else ffmpeg would itself leave out what came before.
+		seek = []string{"-noaccurate_seek", "-ss", fmt.Sprintf("%.3f", from.Seconds())}
+	}
+	return ffmpegHashes(ctx, tb, media, append(seek, "-rtsp_transport", want,
 		// As much as the kernel grants: a loaded machine must not look like a lossy server.
 		"-buffer_size", "4194304", "-reorder_queue_size", "2000", "-max_delay", "1000000",
-		"-timeout", "10000000", "-allowed_media_types", "video+audio", "-i", url)
+		"-timeout", "10000000", "-allowed_media_types", "video+audio", "-i", url)...)
 }
 
 // FileFrames decodes media's worth of a file (all of it if media is 0), whole

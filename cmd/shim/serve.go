@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/urfave/cli/v2/altsrc"
+
+	"rtspshim/engine"
+	"rtspshim/intercept"
+	"rtspshim/proxy"
+)
+
+// serveFlags stand on the command line, in the environment or in the YAML file.
+var serveFlags = []cli.Flag{
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "upstream", EnvVars: []string{"SHIM_UPSTREAM"}, Usage: "the server to stand in front of: rtsp://host[:port] or rtsps://host[:port]"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "listen", EnvVars: []string{"SHIM_LISTEN"}, Value: ":8554", Usage: "address clients connect to"}),
+	altsrc.NewIntFlag(&cli.IntFlag{Name: "udp-port", EnvVars: []string{"SHIM_UDP_PORT"}, Usage: "first (even) port of the pair that sends media to clients; 0 takes a free pair"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "rewrite-host", EnvVars: []string{"SHIM_REWRITE_HOST"}, Usage: "put the upstream's address into request-URIs, for servers that insist; Digest may then fail"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "tls-cert", EnvVars: []string{"SHIM_TLS_CERT"}, Usage: "certificate (PEM) for rtsps clients, who use the same port; without one TLS is passed through unread"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "tls-key", EnvVars: []string{"SHIM_TLS_KEY"}, Usage: "its private key (PEM)"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "upstream-ca", EnvVars: []string{"SHIM_UPSTREAM_CA"}, Usage: "certificates (PEM) to trust for an rtsps upstream, instead of the system's"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "upstream-insecure", EnvVars: []string{"SHIM_UPSTREAM_INSECURE"}, Usage: "do not verify an rtsps upstream's certificate"}),
+	altsrc.NewIntFlag(&cli.IntFlag{Name: "max-connections", EnvVars: []string{"SHIM_MAX_CONNECTIONS"}, Value: 10_000, Usage: "client connections at once"}),
+	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "idle-timeout", EnvVars: []string{"SHIM_IDLE_TIMEOUT"}, Value: 5 * time.Minute, Usage: "life of a silent connection without a session"}),
+	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "gso", EnvVars: []string{"SHIM_GSO"}, Value: "auto", Usage: "UDP segmentation offload when sending: auto, on, off"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "gro", EnvVars: []string{"SHIM_GRO"}, Value: "auto", Usage: "UDP receive offload: auto, on, off"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "log-level", EnvVars: []string{"SHIM_LOG_LEVEL"}, Value: "info", Usage: "debug, info, warn, error"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "log-json", EnvVars: []string{"SHIM_LOG_JSON"}, Usage: "log JSON lines"}),
+	&cli.PathFlag{Name: "config", EnvVars: []string{"SHIM_CONFIG"}, Usage: "YAML file with any of these, by name: `FILE`"},
+}
+
+var serveCommand = &cli.Command{
+	Name:  "serve",
+	Usage: "stand in front of an RTSP server and carry its clients",
+	UsageText: "shim serve --upstream rtsp://host:port [--listen :8554] [...]\n\n" +
+		"A flag wins over its environment variable, that over the YAML file.",
+	Flags: serveFlags,
+	Before: altsrc.InitInputSourceWithContext(serveFlags, func(c *cli.Context) (altsrc.InputSourceContext, error) {
+		if c.Path("config") == "" {
+			return altsrc.NewMapInputSource("", map[any]any{}), nil
+		}
+		return altsrc.NewYamlSourceFromFile(c.Path("config"))
+	}),
+	Action: func(c *cli.Context) error {
+		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		logger, err := newLogger(c.String("log-level"), c.Bool("log-json"))
+		if err != nil {
+			return err
+		}
+		cfg, err := proxyConfig(c, logger)
+		if err != nil {
+			return err
+		}
+		ln, err := net.Listen("tcp", c.String("listen"))
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		ecfg, err := engineConfig(c, logger)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, ln, cfg, ecfg, logger, nil)
+	},
+}
+
+// serve carries the clients of ln until ctx ends. When watch is not nil, it is
+// given the sessions before the first client.
+func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.Config, logger *slog.Logger,
+	watch func(*intercept.Interceptor)) error {
+	e, err := engine.Open(ecfg)
+	if err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	defer func() { _ = e.Close() }()
+	sessions := intercept.New(intercept.Config{Engine: e, Logger: logger})
+	if watch != nil {
+		watch(sessions)
+	}
+	var server *proxy.Server
+	cfg.Open = sessions.Open
+	cfg.Drain = func(ctx context.Context) { sessions.TearDown(ctx, server) }
+	if server, err = proxy.New(cfg); err != nil {
+		return err
+	}
+	runCtx, cancel := context.WithCancel(ctx)
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		_ = sessions.Run(runCtx)
+	}()
+	logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
+	err = server.Serve(ctx, ln)
+	cancel()
+	<-swept
+	logger.Info("stopped")
+	return err
+}
+
+func newLogger(level string, json bool) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log-level: %w", err)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if json {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+}
+
+func proxyConfig(c *cli.Context, logger *slog.Logger) (proxy.Config, error) {
+	if c.String("upstream") == "" {
+		return proxy.Config{}, fmt.Errorf("name the server to stand in front of: --upstream rtsp://host:port")
+	}
+	u, err := url.Parse(c.String("upstream"))
+	if err != nil {
+		return proxy.Config{}, fmt.Errorf("upstream: %w", err)
+	}
+	cfg := proxy.Config{
+		Upstream:    u,
+		RewriteHost: c.Bool("rewrite-host"),
+		Limits:      proxy.Limits{MaxConns: c.Int("max-connections"), IdleTimeout: c.Duration("idle-timeout")},
+		Logger:      logger,
+	}
+	if c.Path("tls-cert") != "" || c.Path("tls-key") != "" {
+		cert, err := tls.LoadX509KeyPair(c.Path("tls-cert"), c.Path("tls-key"))
+		if err != nil {
+			return cfg, fmt.Errorf("tls-cert, tls-key: %w", err)
+		}
+		cfg.ClientTLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	}
+	if u.Scheme == "rtsps" {
+		cfg.UpstreamTLS = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.Bool("upstream-insecure")} //nolint:gosec // the user's choice
+		if ca := c.Path("upstream-ca"); ca != "" {
+			pem, err := os.ReadFile(ca)
+			if err != nil {
+				return cfg, fmt.Errorf("upstream-ca: %w", err)
+			}
+			cfg.UpstreamTLS.RootCAs = x509.NewCertPool()
+			if !cfg.UpstreamTLS.RootCAs.AppendCertsFromPEM(pem) {
+				return cfg, fmt.Errorf("upstream-ca: no certificate in %s", ca)
+			}
+		}
+	}
+	return cfg, nil
+}
+
+func engineConfig(c *cli.Context, logger *slog.Logger) (engine.Config, error) {
+	cfg := engine.Config{UDPPort: c.Int("udp-port"), Pumps: c.Int("pumps"), Gather: engine.DefaultGather, Logger: logger}
+	if err := cfg.GSO.UnmarshalText([]byte(c.String("gso"))); err != nil {
+		return cfg, fmt.Errorf("gso: %w", err)
+	}
+	if err := cfg.GRO.UnmarshalText([]byte(c.String("gro"))); err != nil {
+		return cfg, fmt.Errorf("gro: %w", err)
+	}
+	return cfg, nil
+}

@@ -1,0 +1,195 @@
+// Package engine is the media data path: it owns the sockets, the threads that
+// serve them and the clock they run by.
+//
+//	e, err := engine.Open(engine.Config{Logger: log})
+//	r, err := e.OpenRelay(engine.RelaySpec{...})   // at SETUP
+//	… ask the upstream for client_port=r.UpstreamPort(), tell the client r.ServerPorts() …
+//	r.Connect(upstreamRTP, upstreamRTCP)           // after the upstream's answer
+//	r.Close(); e.Close()
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"rtspshim/engine/relay"
+	"rtspshim/engine/wire"
+)
+
+// DefaultGather is a good Config.Gather: a millisecond makes bursts of what
+// arrives, and nobody watching notices it.
+const DefaultGather = time.Millisecond
+
+// Config sets up an Engine. The zero Config works.
+type Config struct {
+	// UDPPort is the first port of the server port pair that clients share; it
+	// must be even (RFC 3550 §11). 0 means any free pair. Where a client
+	// address is taken already a second pair serves it, two ports higher.
+	UDPPort int
+
+	// MinPort and MaxPort bound all other ports the engine opens, both
+	// included; 0 means 10000 and 65535.
+	MinPort, MaxPort int
+
+	// Pumps is the number of threads that move packets; 0 means one less than
+	// the processors, so that signalling has one, but at least one.
+	Pumps int
+
+	// Gather is how long a pump lets packets arrive, from the first readable
+	// one, before it moves all of them on in large batches. It is the most the
+	// engine adds to a packet's way. 0 moves packets at once, one by one if
+	// they come so.
+	Gather time.Duration
+
+	GSO, GRO wire.Mode // UDP segmentation offload out, receive offload in
+	Plain    bool      // one datagram a system call, as on systems other than Linux
+
+	// SocketBuffer is asked for as receive and send buffer of every socket, in
+	// bytes; 0 means 4 MiB. The system may grant less (net.core.rmem_max).
+	SocketBuffer int
+
+	Logger *slog.Logger // nil means slog.Default
+}
+
+// ErrClosed is returned by an Engine after Close.
+var ErrClosed = errors.New("engine is closed")
+
+const (
+	openFiles = 1 << 16 // sockets wanted, four for every Session with two Medias
+	maxPairs  = 256     // server port pairs on one local address
+)
+
+// Engine moves packets. Its methods may be called from anywhere.
+type Engine struct {
+	config Config
+	log    *slog.Logger
+	net    *wire.Net
+	ports  wire.PortPairs
+	start  time.Time
+	pumps  []*pump
+	own    relay.Own
+
+	mu     sync.Mutex
+	closed bool
+	first  int // first port of the shared pair; 0 until known
+	pairs  map[netip.Addr][]*relay.Pair
+	relays map[*relay.Relay]struct{}
+}
+
+// Open starts an Engine.
+func Open(c Config) (*Engine, error) {
+	if c.UDPPort < 0 || c.UDPPort > 65534 || c.UDPPort%2 != 0 {
+		return nil, fmt.Errorf("engine: server port %d: not an even port number", c.UDPPort)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Pumps == 0 {
+		c.Pumps = max(1, runtime.GOMAXPROCS(0)-1)
+	}
+	e := &Engine{
+		config: c, log: c.Logger, start: time.Now(), first: c.UDPPort,
+		pairs: map[netip.Addr][]*relay.Pair{}, relays: map[*relay.Relay]struct{}{},
+	}
+	files, err := wire.RaiseFileLimit(openFiles)
+	if err != nil {
+		e.log.Warn("engine: open files not raised", "limit", files, "err", err)
+	}
+	e.net, err = wire.Open(wire.Options{
+		GSO: c.GSO, GRO: c.GRO, Plain: c.Plain, SocketBuffer: c.SocketBuffer,
+		Notify: func(err error) { e.log.Warn("engine: not batched", "err", err) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	e.ports = wire.PortPairs{Net: e.net, Min: c.MinPort, Max: c.MaxPort}
+	for i := range c.Pumps {
+		p, err := newPump(fmt.Sprintf("pump-%d", i), e.net, c.Gather, e.log)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("engine: %w", err), e.Close())
+		}
+		e.pumps = append(e.pumps, p)
+		go p.run()
+	}
+	e.log.Info("engine open", "pumps", c.Pumps, "gso", e.net.GSO, "gro", e.net.GRO, "plain", e.net.Plain,
+		"gather", c.Gather, "files", files)
+	return e, nil
+}
+
+// Close closes all Relays and stops the pumps, and returns when the last one
+// has ended.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	relays, pairs := e.relays, e.pairs
+	e.relays = nil
+	e.mu.Unlock()
+
+	// Pumps first: then nobody has to wait for their ticks any more.
+	var errs []error
+	for _, p := range e.pumps {
+		p.halt()
+	}
+	for r := range relays {
+		errs = append(errs, r.Close())
+	}
+	for _, list := range pairs {
+		for _, p := range list {
+			errs = append(errs, p.Close())
+		}
+	}
+	for _, p := range e.pumps {
+		errs = append(errs, p.poller.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// PumpStats returns the counters of every pump.
+func (e *Engine) PumpStats() []PumpStats {
+	all := make([]PumpStats, len(e.pumps))
+	for i, p := range e.pumps {
+		all[i] = p.published()
+	}
+	return all
+}
+
+// ServerStats counts what the server port pairs had to let go.
+type ServerStats struct {
+	Pairs   int
+	Unknown uint64 // packets from addresses that belong to no Relay
+	Lost    uint64 // datagrams lost in full receive buffers
+}
+
+// ServerStats sums up all server port pairs.
+func (e *Engine) ServerStats() (s ServerStats) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, list := range e.pairs {
+		for _, p := range list {
+			s.Pairs++
+			s.Unknown += p.Unknown()
+			s.Lost += p.Lost()
+		}
+	}
+	return s
+}
+
+// pick returns the pump that serves the fewest sockets.
+func (e *Engine) pick() *pump {
+	best := e.pumps[0]
+	for _, p := range e.pumps[1:] {
+		if p.load.Load() < best.load.Load() {
+			best = p
+		}
+	}
+	return best
+}

@@ -1,0 +1,227 @@
+package hint
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"time"
+)
+
+// Data is where the extents of a file lie in memory.
+type Data interface {
+	// At returns the bytes at offset off of the file: n of them, or as many
+	// as lie in one piece of memory from there, or none when off is absent.
+	At(off int64, n int) []byte
+}
+
+// Piece is a piece of a file in memory.
+type Piece struct {
+	Off   int64
+	Bytes []byte
+}
+
+// Pieces is Data in pieces that are sorted by offset and do not overlap.
+type Pieces []Piece
+
+func (p Pieces) At(off int64, n int) []byte {
+	i := sort.Search(len(p), func(i int) bool { return p[i].Off > off }) - 1
+	if i < 0 {
+		return nil
+	}
+	o := off - p[i].Off
+	if o >= int64(len(p[i].Bytes)) {
+		return nil
+	}
+	return p[i].Bytes[o:min(o+int64(n), int64(len(p[i].Bytes)))]
+}
+
+// Cycle is one interval of one reader: first what to read, then the packets.
+// It is used again and again, so that nothing is allocated once it has grown
+// to the size of the stream. The zero Cycle is ready to use.
+type Cycle struct {
+	From, To time.Duration
+
+	// Extents are those to read: after Plan all, after Load the missing ones.
+	Extents []Extent
+
+	r       *Reader
+	data    Data
+	windows []window // one a stream
+	entries []entry
+	spans   []span
+	left    int
+}
+
+// window is what a cycle looks at in one stream.
+type window struct {
+	lo, hi      int // hint samples
+	start, seen int // as in stream
+	next, end   int // entries not yet given out
+}
+
+// entry is one packet.
+type entry struct {
+	due, send time.Duration
+	sample    int // hint sample
+	span      uint32
+	spans     uint32
+	ts        uint32
+	size      uint32
+	seq       uint16
+	bits      uint16
+	flags     uint16
+}
+
+// span is a part of a packet's payload in the file.
+type span struct {
+	off int64
+	n   int32
+}
+
+func (c *Cycle) reset(r *Reader, to time.Duration) {
+	*c = Cycle{From: r.from, To: to, r: r, Extents: c.Extents[:0],
+		windows: c.windows[:0], entries: c.entries[:0], spans: c.spans[:0]}
+}
+
+// Load reads the hints of the planned interval from data and makes the packets
+// ready for Next. When something is missing it returns false, and c.Extents is
+// what to bring in addition; then load again with all of it. The data must stay
+// as it is until the last packet was taken and sent.
+func (r *Reader) Load(c *Cycle, data Data) (bool, error) {
+	c.Extents, c.entries, c.spans = c.Extents[:0], c.entries[:0], c.spans[:0]
+	c.data, c.left = data, 0
+	for i := range r.streams {
+		s, w := &r.streams[i], &c.windows[i]
+		w.next, w.end = len(c.entries), len(c.entries)
+		s.owed = w.hi
+		for lo := w.lo; lo < w.hi; {
+			// One bunch: samples of one time.
+			hi := min(max(s.t.samples.lower(s.t.samples.time(lo)+1), lo+1), w.hi)
+			first := len(c.entries)
+			for k := lo; k < hi; k++ {
+				if err := r.loadSample(c, s, k); err != nil {
+					return false, err
+				}
+			}
+			r.schedule(c, s, c.entries[first:], s.t.due(s.t.samples.time(hi)))
+			c.entries = c.entries[:first+r.keep(c, s, w, c.entries[first:])]
+			lo = hi
+		}
+		w.end = len(c.entries)
+		sortBySend(c.entries[w.next:])
+		c.left += w.end - w.next
+		r.cover(c, c.entries[w.next:])
+	}
+	if len(c.Extents) == 0 {
+		return true, nil
+	}
+	return false, r.settle(c)
+}
+
+// schedule sets when the packets of one bunch are sent; next is when the
+// bunch after it is due. It depends on the bunch alone, not on the interval, so
+// that a packet has one time however the movie is cut into intervals.
+func (r *Reader) schedule(c *Cycle, s *stream, e []entry, next time.Duration) {
+	if r.cfg.AsHinted || len(e) < 2 {
+		return
+	}
+	sortBySend(e) // that is by due so far
+	for i := 0; i < len(e); {
+		var size, sent int64
+		k := i
+		for ; k < len(e) && e[k].due == e[i].due; k++ {
+			size += int64(e[k].size) + headerSize
+		}
+		until := next
+		if k < len(e) {
+			until = e[k].due
+		}
+		room := int64(min(until-e[i].due, r.cfg.MaxSpread))
+		for ; i < k; i++ {
+			if room > 0 {
+				e[i].send += time.Duration(room * sent / size)
+			}
+			sent += int64(e[i].size) + headerSize
+		}
+	}
+}
+
+// keep moves the packets that belong into the interval to the front, returns
+// their number, and notes what is owed to the next interval.
+func (r *Reader) keep(c *Cycle, s *stream, w *window, e []entry) int {
+	n := 0
+	for i := range e {
+		switch {
+		case e[i].sample < w.start: // before a seek into a bunch
+		case e[i].send >= c.To:
+			s.owed = min(s.owed, e[i].sample)
+		case e[i].send >= c.From || e[i].sample >= w.seen:
+			e[n] = e[i]
+			n++
+		}
+	}
+	return n
+}
+
+func sortBySend(e []entry) {
+	bySend := func(a, b entry) int { return cmp.Compare(a.send, b.send) }
+	for i := 1; i < len(e); i++ {
+		if e[i].send < e[i-1].send {
+			slices.SortStableFunc(e, bySend)
+			return
+		}
+	}
+}
+
+// cover adds the parts of the packets that are not in the data to c.Extents.
+func (r *Reader) cover(c *Cycle, e []entry) {
+	for i := range e {
+		for _, s := range c.spans[e[i].span : e[i].span+e[i].spans] {
+			for off, n := s.off, int(s.n); n > 0; {
+				k := len(c.data.At(off, n))
+				if k == 0 {
+					c.Extents = append(c.Extents, Extent{off, int64(n)})
+					break
+				}
+				off, n = off+int64(k), n-k
+			}
+		}
+	}
+}
+
+// Len returns the number of packets left in the cycle.
+func (c *Cycle) Len() int { return c.left }
+
+// Next takes the packet to be sent next; false when there are no more in
+// the interval. Packets of different tracks that are to be sent at the same
+// time come in the order of the tracks.
+func (c *Cycle) Next(p *Packet) bool {
+	best := -1
+	for i := range c.windows {
+		w := &c.windows[i]
+		if w.next < w.end && (best < 0 || c.entries[w.next].send < c.entries[c.windows[best].next].send) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return false
+	}
+	e := &c.entries[c.windows[best].next]
+	c.windows[best].next++
+	c.left--
+	p.Track, p.Sample = best, e.sample
+	p.Due, p.Send = e.due, e.send
+	p.Bits, p.Seq, p.Time, p.flags = e.bits, e.seq, e.ts, e.flags
+	p.Size, p.Payload = int(e.size), p.Payload[:0]
+	for _, s := range c.spans[e.span : e.span+e.spans] {
+		for off, n := s.off, int(s.n); n > 0; {
+			b := c.data.At(off, n)
+			if len(b) == 0 {
+				break // given back too early: the payload is short of Size
+			}
+			p.Payload = append(p.Payload, b)
+			off, n = off+int64(len(b)), n-len(b)
+		}
+	}
+	return true
+}

@@ -1,0 +1,267 @@
+package engine
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"rtspshim/engine/hint"
+)
+
+// A Proof compares the packets an upstream sends for one Session with a
+// hinted movie: first two header octets but the version, sequence and
+// timestamp steps, and every octet behind the header. It is the first half of
+// verify-then-take-over: when enough packets of every Media agree, the
+// comparison has found the Mapping.
+//
+// A Proof is for one goroutine.
+type Proof struct {
+	scan  *hint.Scanner
+	from  time.Duration
+	ahead time.Duration // scanned up to here
+	ended bool          // nothing is left to scan
+	need  int
+	held  int
+
+	tracks []uint32      // hint track IDs, as the scan numbers them
+	cands  [][]candidate // of each track, in the movie's order
+	medias []*mediaProof //
+	why    string        // set once the packets differ
+	base   time.Duration // the earliest that a packet came, less its due time
+	first  time.Duration // the same of the first packet
+	packet hint.Packet   // the scan's
+	hash   maphash.Hash  //
+}
+
+// candidate is a packet of the movie, its payload as a sum.
+type candidate struct {
+	sum    uint64
+	size   int
+	bits   uint16
+	seq    uint16
+	time   uint32
+	sample int
+	due    time.Duration
+}
+
+// Seen is a packet of the upstream's, as far as a Proof needs it.
+type Seen struct {
+	Media int
+	Bits  uint16 // first two header octets, RFC 3550 §5.1
+	Seq   uint16
+	Time  uint32
+	SSRC  uint32
+	Size  int           // octets behind the 12 of the header
+	Sum   uint64        // over them; of use within this process only
+	At    time.Duration // arrival, since any epoch
+}
+
+var sumSeed = maphash.MakeSeed()
+
+const rtpHeader = 12 // octets without CSRCs and extension, which movies hold as payload
+
+// See reads an RTP packet; ok is false when it is none.
+func See(media int, packet []byte, at time.Duration) (s Seen, ok bool) {
+	if len(packet) < rtpHeader || packet[0]>>6 != 2 {
+		return Seen{}, false
+	}
+	return Seen{
+		Media: media,
+		Bits:  binary.BigEndian.Uint16(packet),
+		Seq:   binary.BigEndian.Uint16(packet[2:]),
+		Time:  binary.BigEndian.Uint32(packet[4:]),
+		SSRC:  binary.BigEndian.Uint32(packet[8:]),
+		Size:  len(packet) - rtpHeader,
+		Sum:   maphash.Bytes(sumSeed, packet[rtpHeader:]),
+		At:    at,
+	}, true
+}
+
+// Mapping is how a Media's packets are numbered for the client: added to what
+// the movie's hints say.
+type Mapping struct {
+	Track uint32 // hint track ID
+	SSRC  uint32
+	Seq   uint16
+	Time  uint32
+}
+
+// Place is a packet of a track in the movie.
+type Place struct {
+	Sample int
+	Seq    uint16 // as hinted
+	Due    time.Duration
+}
+
+// mediaProof is what is still possible for one Media.
+type mediaProof struct {
+	started bool
+	guesses []guess
+	matched int // packets that agreed with what is left of guesses
+}
+
+// guess is one way in which a Media's packets can be the movie's: the first
+// packet seen is candidate first of the track.
+type guess struct {
+	track, first int
+	firstSeq     uint16
+	m            Mapping
+}
+
+const (
+	proofLead = 2 * time.Second  // scanned before and behind the expected time
+	proofMost = 60 * time.Second // scanned in all
+	heldMost  = 1 << 16          // candidates held
+)
+
+// NewProof compares the packets of so many medias with the movie, expected to
+// start at from. need packets of each Media must agree.
+func NewProof(f *hint.File, medias int, from time.Duration, need int) (*Proof, error) {
+	start := max(0, from-proofLead)
+	scan, err := f.Scan(f, hint.Config{AsHinted: true}, start)
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	p := &Proof{scan: scan, from: from, ahead: start, need: need, base: 1<<63 - 1}
+	for _, t := range f.HintTracks() {
+		p.tracks = append(p.tracks, t.ID)
+	}
+	p.cands = make([][]candidate, len(p.tracks))
+	for range medias {
+		p.medias = append(p.medias, &mediaProof{})
+	}
+	p.hash.SetSeed(sumSeed)
+	return p, p.scanTo(from + proofLead)
+}
+
+// scanTo takes in the movie's packets that are due before to.
+func (p *Proof) scanTo(to time.Duration) error {
+	to = min(to, p.from+proofMost)
+	for !p.ended && p.ahead < to && p.held < heldMost {
+		if !p.scan.Next(&p.packet) {
+			p.ended = true
+			return p.scan.Err()
+		}
+		k := &p.packet
+		p.hash.Reset()
+		for _, b := range k.Payload {
+			_, _ = p.hash.Write(b)
+		}
+		p.cands[k.Track] = append(p.cands[k.Track], candidate{
+			sum: p.hash.Sum64(), size: k.Size, bits: k.Bits &^ 0xc000, seq: k.Seq, time: k.Time, sample: k.Sample, due: k.Due,
+		})
+		p.held++
+		p.ahead = max(p.ahead, k.Due)
+	}
+	return nil
+}
+
+// same says whether the packet is the movie's, but for its numbers.
+func (c *candidate) same(s *Seen) bool {
+	return c.sum == s.Sum && c.size == s.Size && c.bits == s.Bits&^0xc000
+}
+
+// Packet looks at the next packet of a Media. Lost and reordered packets do
+// no harm. It reports whether every Media is proved; once Why says something,
+// never.
+func (p *Proof) Packet(s Seen) bool {
+	if p.why != "" {
+		return false
+	}
+	m := p.medias[s.Media]
+	if !m.started {
+		m.started = true
+		p.start(m, &s)
+	} else {
+		p.follow(m, &s)
+	}
+	if len(m.guesses) == 0 {
+		p.why = fmt.Sprintf("packet %d of media %d (sequence %d, %d octets) is not the movie's", m.matched+1, s.Media, s.Seq, s.Size)
+		return false
+	}
+	m.matched++
+	if g := &m.guesses[0]; len(m.guesses) == 1 {
+		if c := p.candidate(g, s.Seq); c != nil {
+			if p.base == 1<<63-1 {
+				p.first = s.At - c.due
+			}
+			p.base = min(p.base, s.At-c.due)
+		}
+	}
+	for _, m := range p.medias {
+		if m.matched < p.need || len(m.guesses) != 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// start guesses at every place where the movie has this packet.
+func (p *Proof) start(m *mediaProof, s *Seen) {
+	for t, list := range p.cands {
+		for i := range list {
+			if c := &list[i]; c.same(s) {
+				m.guesses = append(m.guesses, guess{t, i, s.Seq, Mapping{
+					Track: p.tracks[t], SSRC: s.SSRC, Seq: s.Seq - c.seq, Time: s.Time - c.time,
+				}})
+			}
+		}
+	}
+}
+
+// follow drops the guesses that this packet refutes.
+func (p *Proof) follow(m *mediaProof, s *Seen) {
+	left := m.guesses[:0]
+	for _, g := range m.guesses {
+		c := p.candidate(&g, s.Seq)
+		if c == nil && g.first+int(int16(s.Seq-g.firstSeq)) < 0 {
+			left = append(left, g) // from before the first one, late
+			continue
+		}
+		if c != nil && c.same(s) && s.SSRC == g.m.SSRC && s.Time == c.time+g.m.Time {
+			left = append(left, g)
+		}
+	}
+	m.guesses = left
+}
+
+// candidate is the movie's packet that has this sequence number by the guess.
+func (p *Proof) candidate(g *guess, seq uint16) *candidate {
+	i := g.first + int(int16(seq-g.firstSeq))
+	for i >= len(p.cands[g.track]) && !p.ended && p.ahead < p.from+proofMost && p.held < heldMost {
+		if err := p.scanTo(p.ahead + proofLead); err != nil {
+			p.why = err.Error()
+		}
+	}
+	list := p.cands[g.track]
+	if i < 0 || i >= len(list) || list[i].seq+g.m.Seq != seq {
+		return nil
+	}
+	return &list[i]
+}
+
+// Why is the reason why the movie is not what the upstream sends; empty as
+// long as it may be.
+func (p *Proof) Why() string { return p.why }
+
+// Mapping is a proved Media's numbering.
+func (p *Proof) Mapping(media int) Mapping { return p.medias[media].guesses[0].m }
+
+// Base is the moment, since the epoch of Seen.At, at which the movie's time 0
+// would have been sent: so that no packet seen came earlier than it is due.
+func (p *Proof) Base() time.Duration { return p.base }
+
+// Lead is how much earlier than at first packets came, against their due
+// times: an upstream that sends ahead of time shows here.
+func (p *Proof) Lead() time.Duration { return p.first - p.base }
+
+// Place is where in the movie a proved Media's packet of that sequence number
+// stands; ok is false when it has none.
+func (p *Proof) Place(media int, seq uint16) (at Place, ok bool) {
+	c := p.candidate(&p.medias[media].guesses[0], seq)
+	if c == nil {
+		return Place{}, false
+	}
+	return Place{c.sample, c.seq, c.due}, true
+}

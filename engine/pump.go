@@ -1,0 +1,263 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtspshim/engine/wire"
+)
+
+const (
+	inboxSlots = 256 // messages received before they must be sent on
+	socketTurn = 8   // Recv calls for one socket before the others have their turn
+)
+
+// PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
+// Out.Messages / Out.Calls the mean number of runs in a system call.
+type PumpStats struct {
+	Name    string
+	Sockets int    // attached now
+	Ticks   uint64 // wake-ups with something to do
+	Packets uint64 // received
+	Bytes   uint64
+	Bursts  uint64 // Recv calls that brought something
+	Errors  uint64 // Recv calls that failed
+	Out     wire.BatchStats
+	CPU     time.Duration // used by the thread; 0 where the system does not tell
+
+	// Late counts ticks by how much later than its Gather a pump woke:
+	// Late[i] those of less than 2^i µs, the last one all others.
+	Late [16]uint64
+}
+
+// pump is one thread that serves a set of sockets in ticks: it sleeps until one
+// of them is readable, lets packets gather, then receives from all that are
+// ready and sends everything that became of it. It runs at its own pace: a
+// flood of small arrivals makes fuller batches, not more wake-ups.
+type pump struct {
+	name   string
+	poller wire.Poller
+	gather time.Duration
+	log    *slog.Logger
+	load   atomic.Int32 // sockets attached
+
+	inbox *wire.Inbox
+	batch *wire.Batch
+	turns []socket // ready in this tick
+	stats PumpStats
+
+	mu      sync.Mutex
+	sockets []socket // by token; conn is nil where free
+	free    []int32
+	tokens  map[wire.Conn]int32
+	calls   []func() // to be run between ticks
+	stopped bool
+	thread  wire.Thread
+	shown   PumpStats // a copy for others to read
+
+	done chan struct{} // closed when run has returned
+}
+
+// socket is a Conn and who handles what it receives.
+type socket struct {
+	conn    wire.Conn
+	handler wire.Handler
+	failed  bool // has ICMP errors to tell
+}
+
+func newPump(name string, n *wire.Net, gather time.Duration, log *slog.Logger) (*pump, error) {
+	poller, err := n.NewPoller()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &pump{
+		name: name, poller: poller, gather: gather, log: log,
+		inbox: n.NewInbox(inboxSlots), batch: n.NewBatch(),
+		tokens: map[wire.Conn]int32{}, stats: PumpStats{Name: name}, shown: PumpStats{Name: name},
+		done: make(chan struct{}),
+	}, nil
+}
+
+// Attach implements relay.Pump.
+func (p *pump) Attach(c wire.Conn, h wire.Handler) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return ErrClosed
+	}
+	var token int32
+	if n := len(p.free); n > 0 {
+		token, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		token = int32(len(p.sockets))
+		p.sockets = append(p.sockets, socket{})
+	}
+	if err := p.poller.Add(c, token); err != nil {
+		p.free = append(p.free, token)
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	p.sockets[token] = socket{conn: c, handler: h}
+	p.tokens[c] = token
+	p.load.Add(1)
+	return nil
+}
+
+// Detach implements relay.Pump.
+func (p *pump) Detach(conns ...wire.Conn) {
+	p.between(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, c := range conns {
+			token, held := p.tokens[c]
+			if !held {
+				continue
+			}
+			if err := p.poller.Remove(c); err != nil {
+				p.log.Error("engine: detach", "err", err)
+			}
+			delete(p.tokens, c)
+			p.sockets[token] = socket{}
+			p.free = append(p.free, token)
+			p.load.Add(-1)
+		}
+	})
+}
+
+// Sync implements relay.Pump.
+func (p *pump) Sync() { p.between(func() {}) }
+
+// between has fn run on the pump's thread between two ticks, or here once the
+// pump has stopped, and returns after that.
+func (p *pump) between(fn func()) {
+	ran := make(chan struct{})
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		<-p.done
+		fn()
+		return
+	}
+	p.calls = append(p.calls, func() { fn(); close(ran) })
+	p.mu.Unlock()
+	p.poller.Wake()
+	<-ran
+}
+
+// halt stops the pump and waits for its end.
+func (p *pump) halt() {
+	p.mu.Lock()
+	p.stopped = true
+	p.mu.Unlock()
+	p.poller.Wake()
+	<-p.done
+}
+
+// run is the pump's goroutine. It alone reads the clock.
+func (p *pump) run() {
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("goroutine", p.name)))
+	thread := wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
+	p.mu.Lock()
+	p.thread = thread
+	p.mu.Unlock()
+	defer close(p.done)
+	for p.serve() {
+		events, err := p.poller.Wait(true)
+		if err == nil && len(events) > 0 && p.gather > 0 {
+			due := time.Now().Add(p.gather)
+			wire.Sleep(p.gather)
+			p.late(time.Since(due))
+			events, err = p.poller.Wait(false)
+		}
+		if err != nil {
+			p.log.Error("engine: "+p.name, "err", err)
+			wire.Sleep(time.Millisecond) // never a busy loop
+		}
+		p.tick(events, time.Now())
+	}
+}
+
+// serve runs what waits between ticks and says whether to go on.
+func (p *pump) serve() bool {
+	p.mu.Lock()
+	calls, stopped := p.calls, p.stopped
+	p.calls = nil
+	p.shown = p.stats
+	p.shown.Sockets = len(p.tokens)
+	p.shown.Out = p.batch.Stats
+	p.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+	return !stopped
+}
+
+// tick receives from all ready sockets and sends what their handlers answer.
+func (p *pump) tick(events []wire.Event, now time.Time) {
+	if len(events) == 0 {
+		return
+	}
+	p.stats.Ticks++
+	p.turns = p.turns[:0]
+	p.mu.Lock()
+	for _, e := range events {
+		if s := p.sockets[e.Token]; s.conn != nil {
+			s.failed = e.Failed
+			p.turns = append(p.turns, s)
+		}
+	}
+	p.mu.Unlock()
+	for i := range p.turns {
+		p.turn(&p.turns[i], now)
+	}
+	p.batch.Flush()
+	p.inbox.Reset()
+}
+
+// turn receives what one socket has, within limits: what remains keeps it ready
+// for the next tick.
+func (p *pump) turn(s *socket, now time.Time) {
+	if s.failed {
+		s.conn.Failures(s.handler.Failed)
+	}
+	for range socketTurn {
+		if p.inbox.Full() {
+			p.batch.Flush()
+			p.inbox.Reset()
+		}
+		msgs, err := s.conn.Recv(p.inbox)
+		if err != nil {
+			p.stats.Errors++
+			return
+		}
+		if len(msgs) == 0 {
+			return
+		}
+		p.stats.Bursts++
+		for i := range msgs {
+			p.stats.Packets += uint64(msgs[i].Count())
+			p.stats.Bytes += uint64(len(msgs[i].Data))
+		}
+		s.handler.Receive(msgs, p.batch, now)
+	}
+}
+
+func (p *pump) late(by time.Duration) {
+	i := 0
+	for us := by.Microseconds(); us > 0 && i < len(p.stats.Late)-1; us >>= 1 {
+		i++
+	}
+	p.stats.Late[i]++
+}
+
+func (p *pump) published() PumpStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.shown
+	s.CPU = p.thread.CPU()
+	return s
+}

@@ -1,0 +1,131 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const pollEvents = 1024 // ready Conns told by one Wait
+
+// NewPoller opens a Poller.
+func (n *Net) NewPoller() (Poller, error) {
+	if n.Plain {
+		return newPlainPoller(), nil
+	}
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	evfd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, errors.Join(os.NewSyscallError("eventfd", err), unix.Close(epfd))
+	}
+	p := &fastPoller{epfd: epfd, evfd: evfd, raw: make([]unix.EpollEvent, pollEvents), events: make([]Event, 0, pollEvents)}
+	wake := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeToken}
+	if err := unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, evfd, &wake); err != nil {
+		return nil, errors.Join(os.NewSyscallError("epoll_ctl", err), p.Close())
+	}
+	return p, nil
+}
+
+const wakeToken = -1
+
+type fastPoller struct {
+	epfd, evfd int
+	raw        []unix.EpollEvent
+	events     []Event
+}
+
+func (p *fastPoller) Add(c Conn, token int32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: token}
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, c.(*fastConn).fd, &ev); err != nil {
+		return fmt.Errorf("poll %v: %w", c.Local(), os.NewSyscallError("epoll_ctl", err))
+	}
+	return nil
+}
+
+func (p *fastPoller) Remove(c Conn) error {
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, c.(*fastConn).fd, nil); err != nil {
+		return fmt.Errorf("poll %v: %w", c.Local(), os.NewSyscallError("epoll_ctl", err))
+	}
+	return nil
+}
+
+func (p *fastPoller) Wait(block bool) ([]Event, error) {
+	timeout := 0
+	if block {
+		timeout = -1
+	}
+	n, err := unix.EpollWait(p.epfd, p.raw, timeout)
+	if err != nil && err != unix.EINTR {
+		return nil, os.NewSyscallError("epoll_wait", err)
+	}
+	p.events = p.events[:0]
+	for i := range max(n, 0) {
+		e := &p.raw[i]
+		if e.Fd == wakeToken {
+			var b [8]byte
+			_, _ = unix.Read(p.evfd, b[:]) // EAGAIN: somebody's wake was read before
+			continue
+		}
+		p.events = append(p.events, Event{Token: e.Fd, Failed: e.Events&unix.EPOLLERR != 0})
+	}
+	return p.events, nil
+}
+
+func (p *fastPoller) Wake() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(p.evfd, one[:]) // EAGAIN: it is awake already
+}
+
+func (p *fastPoller) Close() error {
+	return errors.Join(unix.Close(p.evfd), unix.Close(p.epfd))
+}
+
+// Sleep blocks the calling thread. Unlike time.Sleep it leaves the goroutine on
+// its thread, which for a locked one saves two thread switches.
+func Sleep(d time.Duration) {
+	ts := unix.NsecToTimespec(int64(d))
+	for unix.Nanosleep(&ts, &ts) == unix.EINTR {
+	}
+}
+
+// Thread is an operating system thread of this process.
+type Thread int
+
+// LockThread ties the calling goroutine to its thread for good, names the
+// thread (15 bytes, as top -H shows it; the main thread's name is the program's
+// and stays) and lets it wake on time: the kernel delays an ordinary thread's
+// timers by 50 µs (prctl(2), PR_SET_TIMERSLACK).
+func LockThread(name string) Thread {
+	runtime.LockOSThread()
+	t := Thread(unix.Gettid())
+	var b [16]byte
+	copy(b[:15], name)
+	if int(t) != unix.Getpid() {
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
+	}
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	return t
+}
+
+// CPU is the processor time the thread has used, in user space and for its
+// system calls; 0 once it has ended.
+func (t Thread) CPU() time.Duration {
+	// The clock of one thread, as pthread_getcpuclockid makes it (Linux
+	// include/linux/posix-timers_types.h: CPUCLOCK_PERTHREAD | CPUCLOCK_SCHED).
+	const perThread, sched = 4, 2
+	var ts unix.Timespec
+	if t == 0 || unix.ClockGettime(int32(^int(t)<<3|perThread|sched), &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}

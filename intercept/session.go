@@ -1,0 +1,185 @@
+package intercept
+
+import (
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtspshim/engine/relay"
+	"rtspshim/proxy"
+)
+
+// session is one RTSP session of a client, as the upstream named it. It
+// belongs to no connection: it may be controlled from any that names it.
+type session struct {
+	id     string
+	client netip.Addr
+	began  time.Time
+
+	mu       sync.Mutex
+	url      string // what the last PLAY or RECORD named: the whole of it
+	record   bool
+	medias   []*media
+	conns    map[*tap]struct{} // open connections it was controlled from
+	last     *tap              // the latest of them
+	basic    string            // Basic credentials, good for any request
+	lastSeen time.Time         // of RTSP about it
+	over     bool
+}
+
+// media is one Media of a session, set up.
+type media struct {
+	url      string // its SETUP's request-URI
+	path     string // how its packets travel: "udp", "tcp", "multicast"
+	relay    *relay.Relay
+	channels *counters // tcp only
+	channel  [2]uint8  // tcp only: RTP, RTCP
+	watch    *watch
+}
+
+// counters count a Media's interleaved frames.
+type counters struct{ packets, octets atomic.Uint64 }
+
+// sessionID is a Session header's value without its parameters
+// (RFC 2326 §12.37).
+func sessionID(m *proxy.Message) string {
+	id, _, _ := strings.Cut(m.Get("Session"), ";")
+	return strings.TrimSpace(id)
+}
+
+// setUp adds a Media, in place of an earlier one of the same URL.
+func (s *session) setUp(m *media) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, was := range s.medias {
+		if was.url == m.url {
+			was.close()
+			s.medias[i] = m
+			return
+		}
+	}
+	s.medias = append(s.medias, m)
+}
+
+// tearDown ends what url names: one Media, or all of them. It reports whether
+// none is left.
+func (s *session) tearDown(url string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, m := range s.medias {
+		if m.url == url && len(s.medias) > 1 {
+			m.close()
+			s.medias = append(s.medias[:i], s.medias[i+1:]...)
+			return false
+		}
+	}
+	return true
+}
+
+func (m *media) close() {
+	if m.relay != nil {
+		_ = m.relay.Close()
+	}
+}
+
+// onlyTCP says whether the session's media live on a connection.
+func (s *session) onlyTCP() bool {
+	for _, m := range s.medias {
+		if m.path != "tcp" {
+			return false
+		}
+	}
+	return true
+}
+
+// seen notes RTSP about the session on a connection.
+func (s *session) seen(t *tap, ex *proxy.Exchange, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[t], s.last, s.lastSeen = struct{}{}, t, now
+	if auth := ex.Request.Get("Authorization"); strings.HasPrefix(auth, "Basic ") {
+		s.basic = auth
+	}
+}
+
+// left notes the end of a connection and reports whether the session ended
+// with it: its media have travelled on it.
+func (s *session) left(t *tap) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, t)
+	if s.last == t {
+		s.last = nil
+	}
+	return len(s.conns) == 0 && s.onlyTCP()
+}
+
+// orphanedSince says whether the session has had no connection, no packet
+// and no request since then.
+func (s *session) orphanedSince(then time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) > 0 || s.lastSeen.After(then) {
+		return false
+	}
+	for _, m := range s.medias {
+		if m.relay == nil {
+			continue
+		}
+		if st := m.relay.Stats(); st.FromUpstream.Last.After(then) || st.FromClient.Last.After(then) {
+			return false
+		}
+	}
+	return true
+}
+
+// tearDownRequest is the head of a TEARDOWN for the whole session, and a
+// connection to send it on, if one is left. Digest credentials cannot be made
+// for it, Basic ones serve again.
+func (s *session) tearDownRequest() (head string, conn *proxy.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	url := s.url
+	if url == "" && len(s.medias) > 0 {
+		url = s.medias[0].url
+	}
+	head = "TEARDOWN " + url + " RTSP/1.0\r\nSession: " + s.id + "\r\n"
+	if s.basic != "" {
+		head += "Authorization: " + s.basic + "\r\n"
+	}
+	for t := range s.conns {
+		conn = t.conn
+	}
+	if s.last != nil {
+		conn = s.last.conn
+	}
+	return head, conn
+}
+
+// short names the session in the log; the whole id would let a reader of the
+// log control it.
+func (s *session) short() string { return s.id[:min(len(s.id), 6)] + "…" }
+
+// attrs are the log line of the session's end; s.mu is held.
+func (s *session) attrs(why string, now time.Time) []any {
+	var path []string
+	var down, up, dropped, downOctets, upOctets uint64
+	for _, m := range s.medias {
+		path = append(path, m.path)
+		if m.relay != nil {
+			st := m.relay.Stats()
+			down, downOctets = down+st.FromUpstream.Sent, downOctets+st.FromUpstream.SentBytes
+			up, upOctets = up+st.FromClient.Sent, upOctets+st.FromClient.SentBytes
+			dropped += st.FromUpstream.Dropped + st.FromUpstream.Lost + st.FromClient.Dropped
+		}
+		if m.channels != nil {
+			down, downOctets = down+m.channels.packets.Load(), downOctets+m.channels.octets.Load()
+		}
+	}
+	return []any{"session", s.short(), "client", s.client.String(), "url", s.url, "path", "relay",
+		"medias", strings.Join(path, ","), "record", s.record, "seconds", int(now.Sub(s.began).Seconds()),
+		"packets_down", down, "octets_down", downOctets, "packets_up", up, "octets_up", upOctets,
+		"dropped", dropped, "why", why}
+}

@@ -1,0 +1,161 @@
+package intercept
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rtspshim/proxy"
+)
+
+// tap is one connection's part of the Interceptor.
+type tap struct {
+	*Interceptor
+	conn *proxy.Conn
+
+	mu       sync.Mutex
+	sessions map[*session]struct{} // controlled from this connection
+	calls    []func()              // for settle
+
+	channels *[256]channel // interleaved Media by channel; upstream side only
+	heard    atomic.Int64  // unix nanoseconds of the client's last frame
+}
+
+// Open watches a new connection.
+func (i *Interceptor) Open(c *proxy.Conn) proxy.Tap {
+	return &tap{Interceptor: i, conn: c, sessions: map[*session]struct{}{}}
+}
+
+// Request catches SETUP; the rest is noted when it is answered.
+func (t *tap) Request(ex *proxy.Exchange) {
+	if ex.Method == "SETUP" {
+		t.requestSetup(ex)
+	}
+}
+
+// Response brings the sessions up to what the upstream says.
+func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
+	if ex == nil {
+		return
+	}
+	if ex.Method == "SETUP" {
+		t.answerSetup(ex, m)
+		return
+	}
+	s := t.Interceptor.session(sessionID(ex.Request))
+	if s == nil {
+		return
+	}
+	switch {
+	case m.Status() == 454: // Session Not Found, unless it is another connection's alone
+		if s.left(t) || t.detach(s) {
+			t.end(s, "unknown to the upstream")
+		}
+		return
+	case !m.OK():
+		return
+	}
+	t.attach(s, ex)
+	switch {
+	case ex.Method == "PLAY" || ex.Method == "RECORD":
+		s.mu.Lock()
+		s.url, s.record = ex.URI, ex.Method == "RECORD"
+		s.mu.Unlock()
+	case ex.Method == "TEARDOWN" && s.tearDown(ex.URI):
+		t.detach(s)
+		t.end(s, "torn down")
+	}
+}
+
+func (t *tap) attach(s *session, ex *proxy.Exchange) {
+	s.seen(t, ex, time.Now())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sessions[s] = struct{}{}
+}
+
+// detach takes a session off the connection and says whether it was on it.
+func (t *tap) detach(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, was := t.sessions[s]
+	delete(t.sessions, s)
+	return was
+}
+
+// Active says whether sessions hang on the connection.
+func (t *tap) Active() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.sessions) > 0
+}
+
+// Close leaves the connection's sessions to others, or ends them.
+func (t *tap) Close() {
+	t.mu.Lock()
+	sessions := t.sessions
+	t.sessions = nil
+	t.mu.Unlock()
+	for s := range sessions {
+		if s.left(t) {
+			t.end(s, "connection closed")
+		}
+	}
+}
+
+// ClientFrames passes on what the client sends interleaved.
+func (t *tap) ClientFrames(frames []byte) []byte {
+	t.heard.Store(time.Now().UnixNano())
+	return frames
+}
+
+// UpstreamFrames counts the frames of each Media and drops those that are
+// held back.
+func (t *tap) UpstreamFrames(frames []byte) []byte {
+	if t.channels == nil {
+		return frames
+	}
+	t.settle()
+	now := time.Now()
+	kept := 0 // frames[:kept] is passed on
+	for at := 0; len(frames)-at >= 4; {
+		end := min(at+4+int(binary.BigEndian.Uint16(frames[at+2:])), len(frames))
+		if t.channels[frames[at+1]].pass(frames[at+4:end], now) {
+			kept += copy(frames[kept:], frames[at:end])
+		}
+		at = end
+	}
+	return frames[:kept]
+}
+
+// channel is what travels on one interleaved channel.
+type channel struct {
+	count *counters // nil: nothing we know
+	watch *watch
+	rtcp  bool
+}
+
+func (c *channel) pass(packet []byte, now time.Time) bool {
+	if c.count == nil {
+		return true
+	}
+	c.count.packets.Add(1)
+	c.count.octets.Add(uint64(len(packet)))
+	if c.rtcp {
+		return c.watch.rtcp(packet, now)
+	}
+	return c.watch.burst([][]byte{packet}, now)
+}
+
+// settle carries out what waits for a moment at which every frame that was
+// passed on has been written.
+func (t *tap) settle() {
+	t.mu.Lock()
+	calls := t.calls
+	t.calls = nil
+	t.mu.Unlock()
+	for _, fn := range calls {
+		fn()
+	}
+}

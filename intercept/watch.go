@@ -1,0 +1,176 @@
+package intercept
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"rtspshim/engine"
+	"rtspshim/engine/relay"
+)
+
+// watch follows what the upstream sends for one Media on its way to the
+// client: on the pump's thread for datagrams, on the connection's for
+// interleaved frames. It feeds a proof under way, knows exactly what was
+// passed on, and holds the upstream's packets back once the engine sends.
+type watch struct {
+	index int       // of the Media in its session
+	epoch time.Time // of Seen.At
+	clock int       // RTP ticks a second, 0 when not known
+
+	mu      sync.Mutex
+	feed    chan<- engine.Seen // a proof under way
+	stop    bool               // hold back from the next packet on
+	held    bool               // packets are held back
+	seen    bool               // something came: up, ssrc, upTime hold
+	passed  bool               // something was passed on: last holds
+	up      uint16             // sequence number of the upstream's last packet
+	last    uint16             // of the last one passed on, as the client knows it
+	packets uint32             // passed on
+	octets  uint32             // of payload, RFC 3550 §6.4.1
+	shift   shift              // added to what is passed on
+	report  report
+	bye     func() // called once when the upstream says goodbye
+}
+
+// shift is what a client's numbers have run ahead of the upstream's.
+type shift struct {
+	seq  uint16
+	time uint32
+}
+
+// report is the style of the upstream's sender reports.
+type report struct {
+	at       time.Time     // arrival of the last one
+	clock    time.Duration // the upstream's NTP clock less ours
+	interval time.Duration // between the last two
+	tail     []byte        // what follows the SR in the compound
+}
+
+// burst looks at packets that came from the upstream. It returns false when
+// they are not to be passed on; it may edit them.
+func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stop {
+		w.held = true
+	}
+	for _, p := range packets {
+		if len(p) < 12 || p[0]>>6 != 2 {
+			continue
+		}
+		seq := binary.BigEndian.Uint16(p[2:])
+		if !w.seen || int16(seq-w.up) > 0 {
+			w.up, w.seen = seq, true
+		}
+		if w.feed != nil {
+			if s, ok := engine.See(w.index, p, at.Sub(w.epoch)); ok {
+				select {
+				case w.feed <- s:
+				default: // the proof is behind; it bears gaps
+				}
+			}
+		}
+		if w.held {
+			continue
+		}
+		if w.shift != (shift{}) {
+			seq += w.shift.seq
+			binary.BigEndian.PutUint16(p[2:], seq)
+			binary.BigEndian.PutUint32(p[4:], binary.BigEndian.Uint32(p[4:])+w.shift.time)
+		}
+		if !w.passed || int16(seq-w.last) > 0 {
+			w.last, w.passed = seq, true
+		}
+		w.packets++
+		w.octets += uint32(len(p) - 12)
+	}
+	return !w.held
+}
+
+const (
+	packetSR  = 200 // RFC 3550 §12.1
+	packetBye = 203
+	ntpEpoch  = 2208988800 // 1970 in NTP seconds
+	maxTail   = 512
+)
+
+// rtcp looks at a compound packet of the upstream's. While packets are held
+// back so are its reports, which would contradict the engine's; a goodbye is
+// passed on.
+func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	bye := false
+	for rest := p; len(rest) >= 4; {
+		n := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
+		if n > len(rest) {
+			break
+		}
+		switch {
+		case rest[1] == packetBye:
+			bye = true
+		case rest[1] == packetSR && n >= 28 && !w.held:
+			w.sender(rest, n, at)
+		}
+		rest = rest[n:]
+	}
+	if bye && w.bye != nil {
+		w.bye()
+		w.bye = nil
+	}
+	return bye || !w.held
+}
+
+// sender learns from a sender report, and shifts it as the packets are.
+func (w *watch) sender(p []byte, n int, at time.Time) {
+	ntp := time.Unix(int64(binary.BigEndian.Uint32(p[8:]))-ntpEpoch, int64(binary.BigEndian.Uint32(p[12:]))*1e9>>32)
+	if !w.report.at.IsZero() {
+		w.report.interval = at.Sub(w.report.at)
+	}
+	w.report.at, w.report.clock = at, ntp.Sub(at)
+	if tail := p[n:]; len(tail) <= maxTail {
+		w.report.tail = append(w.report.tail[:0], tail...)
+	}
+	if w.shift.time != 0 {
+		binary.BigEndian.PutUint32(p[16:], binary.BigEndian.Uint32(p[16:])+w.shift.time)
+	}
+}
+
+// observe ties the watch to a relay.
+func (w *watch) observe(r *relay.Relay) {
+	r.Observe(func(b relay.Burst) {
+		switch {
+		case b.FromClient:
+		case b.RTCP:
+			for _, p := range b.Packets {
+				w.rtcp(p, b.At)
+			}
+		default:
+			r.Mute(!w.burst(b.Packets, b.At))
+		}
+	})
+}
+
+// hold asks that packets be held back from the next one on, or passed again.
+func (w *watch) hold(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stop = on
+	if !on {
+		w.held = false
+	}
+}
+
+func (w *watch) setFeed(feed chan<- engine.Seen) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.feed = feed
+}
+
+// state is a snapshot.
+func (w *watch) state() (up, last uint16, packets, octets uint32, r report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.up, w.last, w.packets, w.octets, w.report
+}
