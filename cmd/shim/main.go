@@ -14,6 +14,8 @@ var commands = []*cli.Command{
 	serveCommand,
 	hintCommand,
 	movieCommand,
+	demoCommand,
+	compatCommand,
 }
 
 func main() {
