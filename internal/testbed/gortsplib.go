@@ -41,6 +41,8 @@ type Gortsplib struct {
 	changed chan struct{} // closed and replaced at each change of paths and counts
 	opened  int
 	closed  int
+
+	tornDown int // of the closed ones, by TEARDOWN
 }
 
 type gortsplibPath struct {
@@ -161,6 +163,13 @@ func (g *Gortsplib) AwaitSessions(tb testing.TB, n int) {
 	g.await(tb, fmt.Sprintf("%d sessions", n), func() bool { return g.opened-g.closed == n })
 }
 
+// TornDown is how many sessions were ended by a TEARDOWN so far.
+func (g *Gortsplib) TornDown() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.tornDown
+}
+
 // await returns once met, called with g.mu held, says so.
 func (g *Gortsplib) await(tb testing.TB, what string, met func() bool) {
 	tb.Helper()
@@ -236,6 +245,9 @@ func (h *gortsplibHandler) OnSessionClose(ctx *gortsplib.ServerHandlerOnSessionC
 	h.g.mu.Lock()
 	defer h.g.mu.Unlock()
 	h.g.closed++
+	if errors.As(ctx.Error, &liberrors.ErrServerSessionTornDown{}) {
+		h.g.tornDown++
+	}
 	for path, p := range h.g.paths {
 		if p.publisher == ctx.Session {
 			p.stream.Close()
