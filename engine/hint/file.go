@@ -1,6 +1,7 @@
 package hint
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,8 +35,7 @@ func Open(name string) (*File, error) {
 			return &File{Movie: m, ReaderAt: f, info: st, file: f}, nil
 		}
 	}
-	f.Close()
-	return nil, err
+	return nil, errors.Join(err, f.Close())
 }
 
 // Close ends one use of the file; the last one closes it.
@@ -63,24 +63,38 @@ type Shelf struct {
 // Open returns the movie file, shared with whoever has it open already unless
 // the file has changed since. Each Open needs a Close of what it returned.
 func (s *Shelf) Open(name string) (*File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.files[name]; f != nil {
-		if st, err := os.Stat(name); err == nil && os.SameFile(st, f.info) &&
-			st.Size() == f.info.Size() && st.ModTime().Equal(f.info.ModTime()) {
-			f.users++
-			return f, nil
-		}
-		// Who has the old one plays it to its end.
+	if f := s.take(name); f != nil {
+		return f, nil
 	}
+	// Opened without the lock: a slow disk holds up only who waits for it. Of
+	// two that open a movie at once one gives up its own.
 	f, err := Open(name)
 	if err != nil {
 		return nil, err
 	}
+	if g := s.take(name); g != nil {
+		return g, f.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.files == nil {
 		s.files = map[string]*File{}
 	}
 	f.shelf, f.users = s, 1
-	s.files[name] = f
+	s.files[name] = f // who has an older one plays that to its end
 	return f, nil
+}
+
+// take returns the movie if it is open and still the file of that name.
+func (s *Shelf) take(name string) *File {
+	st, err := os.Stat(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.files[name]
+	if err != nil || f == nil || !os.SameFile(st, f.info) ||
+		st.Size() != f.info.Size() || !st.ModTime().Equal(f.info.ModTime()) {
+		return nil
+	}
+	f.users++
+	return f
 }

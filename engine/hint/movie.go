@@ -67,11 +67,19 @@ type Track struct {
 	seqOffset  uint16
 	refs       []*Track
 	descs      []Extent // of the sample descriptions
+	reference  int      // data reference of the first of them
+	elsewhere  []bool   // by data reference
 	samples    samples
 }
 
 // Hint reports whether the track is an RTP hint track.
 func (t *Track) Hint() bool { return t.Kind == "hint" && t.Format == "rtp " }
+
+// External reports whether the track's data are in another file, which is
+// not read.
+func (t *Track) External() bool {
+	return t.reference >= 0 && t.reference < len(t.elsewhere) && t.elsewhere[t.reference]
+}
 
 // Samples returns the number of samples in the track.
 func (t *Track) Samples() int { return t.samples.n }

@@ -310,3 +310,6 @@ func (r *Relay) show(b Burst, msgs []wire.Message, keep *[][]byte) {
 	*keep = b.Packets
 	(*fn)(b)
 }
+
+// Sync returns when everything the Relay's pump held before is done.
+func (r *Relay) Sync() { r.spec.Pump.Sync() }
