@@ -63,15 +63,25 @@ func TestDemoStaysUp(t *testing.T) {
 		_ = w.Close()
 		ended <- err
 	}()
-	lines := bufio.NewScanner(r)
-	var said strings.Builder
-	url := ""
-	for url == "" && lines.Scan() {
-		said.WriteString(lines.Text() + "\n")
-		url = regexp.MustCompile(`rtsp://\S+/our%20own\.mp4`).FindString(lines.Text())
-	}
-	if url == "" {
-		t.Fatalf("no URL: %v\n%s", <-ended, said.String())
+	var said strings.Builder // read when found is closed
+	var url string
+	found, drained := make(chan struct{}), make(chan struct{})
+	go func() { // reads on to the end: nobody may wait for a reader of the pipe
+		defer close(drained)
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			if url == "" {
+				said.WriteString(lines.Text() + "\n")
+				if url = regexp.MustCompile(`rtsp://\S+/our%20own\.mp4`).FindString(lines.Text()); url != "" {
+					close(found)
+				}
+			}
+		}
+	}()
+	select {
+	case <-found:
+	case err := <-ended:
+		t.Fatalf("no URL: %v", err)
 	}
 	want := testbed.FileFrames(ctx, t, dir+"/our own.mp4", 2*time.Second)
 	got := testbed.FFmpegFrames(ctx, t, url, testbed.UDP, time.Second)
@@ -82,6 +92,7 @@ func TestDemoStaysUp(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("%v\n%s", err, said.String())
 	}
+	<-drained
 }
 
 // What differs is said, and counted.
