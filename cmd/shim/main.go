@@ -12,7 +12,10 @@ import (
 // commands lists the subcommands, one file each.
 var commands = []*cli.Command{
 	serveCommand,
+	hintCommand,
+	movieCommand,
 	demoCommand,
+	compatCommand,
 }
 
 func main() {
