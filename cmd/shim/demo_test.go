@@ -25,10 +25,10 @@ func TestDemoOnce(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	app := &cli.App{Commands: commands, Writer: &out}
-	if err := app.RunContext(t.Context(), []string{"shim", "demo", "--once", "--listen", "127.0.0.1:0", "--play", "2s"}); err != nil {
+	if err := app.RunContext(t.Context(), []string{"shim", "demo", "--once", "--listen", "127.0.0.1:0", "--play", "4s"}); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	line := regexp.MustCompile(`(?m)^(/live)?/h264-aac\.mov +(udp|tcp) +(\w+) +(\d+) +(\d+) +(\d+) +yes$`)
+	line := regexp.MustCompile(`(?m)^(/live)?/h264-aac\.mov +(udp|tcp) +(\w+).*? {2,}(\d+) +(\d+) +(\d+) +yes$`)
 	rows := line.FindAllStringSubmatch(out.String(), -1)
 	if len(rows) != 4 {
 		t.Fatalf("%d good plays in\n%s", len(rows), &out)
@@ -36,8 +36,13 @@ func TestDemoOnce(t *testing.T) {
 	for _, r := range rows {
 		direct, _ := strconv.Atoi(r[4])
 		through, _ := strconv.Atoi(r[5])
-		if direct < 50 || through < direct*8/10 || r[3] != "relay" {
-			t.Errorf("%s", r[0])
+		sent, _ := strconv.Atoi(r[6])
+		if direct < 30 || through < 30 {
+			t.Errorf("too few packets: %s", r[0])
+		}
+		// A movie is taken over by the engine, and the server is silent then.
+		if r[1] == "" && (r[3] != "movie" || sent > through*9/10) {
+			t.Errorf("not taken over: %s", r[0])
 		}
 	}
 }
