@@ -171,7 +171,7 @@ func (d *demonstration) show(ctx context.Context, movies []string) error {
 	}
 	work.Wait()
 	if ctx.Err() != nil {
-		return nil // interrupted
+		return nil //nolint:nilerr // interrupted, as it is meant to be
 	}
 	bad := d.table(rows)
 	if !d.once {
