@@ -20,9 +20,9 @@ import (
 	"rtspshim/internal/testbed"
 )
 
-// `shim demo --once` plays everything and finds it the same.
+// `shim demo --once` plays everything and finds it the same. Not in parallel:
+// cli keeps state in the flags.
 func TestDemoOnce(t *testing.T) {
-	t.Parallel()
 	var out bytes.Buffer
 	app := &cli.App{Commands: commands, Writer: &out}
 	if err := app.RunContext(t.Context(), []string{"shim", "demo", "--once", "--listen", "127.0.0.1:0", "--play", "4s"}); err != nil {
@@ -49,7 +49,6 @@ func TestDemoOnce(t *testing.T) {
 
 // Without --once it stays up, and its URLs can be played.
 func TestDemoStaysUp(t *testing.T) {
-	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	r, w := io.Pipe()
