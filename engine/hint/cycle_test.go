@@ -44,6 +44,7 @@ func byCycle(t testing.TB, m *Movie, file []byte, cfg Config, from time.Duration
 		if err := r.Plan(c, start+step()); err != nil {
 			t.Fatal(err)
 		}
+		more := r.More()
 		d := &chopped{file: file, size: buffer}
 		for round := 0; ; round++ {
 			if !slices.IsSortedFunc(c.Extents, func(a, b Extent) int { return int(a.Off - b.Off) }) {
@@ -60,6 +61,9 @@ func byCycle(t testing.TB, m *Movie, file []byte, cfg Config, from time.Duration
 			if round == 3 {
 				t.Fatalf("%v: still missing %v", c.From, c.Extents)
 			}
+		}
+		if r.More() && !more {
+			t.Fatalf("%v to %v: Plan left nothing, Load does", c.From, c.To)
 		}
 		var p Packet
 		for last := time.Duration(0); c.Next(&p); last = p.Send {
