@@ -147,7 +147,6 @@ type Scheduler struct {
 	files files
 	ring  *ring // nil when io_uring is not in use
 	reads preads
-	done  chan completion
 
 	post mailbox
 
@@ -177,13 +176,11 @@ func Open(c Config) (*Scheduler, error) {
 		stop: make(chan struct{}), ended: make(chan struct{}), watched: make(chan struct{}),
 	}
 	s.files.init()
-	s.post.wake = make(chan struct{}, 1)
 	slots := c.Depth + urgentDepth(c.Depth) + maxStuck
-	s.done = make(chan completion, slots)
-	s.reads.init(s.done, slots)
+	s.reads.init(&s.post, slots)
 	s.core.init(&s.cfg, memory, slots)
 	if c.Uring != Off {
-		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize, s.post.wake)
+		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize)
 		if err != nil && c.Uring == On {
 			return nil, errors.Join(fmt.Errorf("disk: io_uring: %w", err), unmapMemory(memory))
 		}
@@ -196,6 +193,7 @@ func Open(c Config) (*Scheduler, error) {
 	}
 	s.log.Info("disk open", "memory", len(memory), "block", c.BlockSize, "cycle", c.Cycle, "depth", c.Depth,
 		"io_uring", uring, "o_direct", c.Direct, "bandwidth", c.Speed.Bandwidth, "overhead", c.Speed.Overhead)
+	s.post.init(s.ring)
 	go s.run()
 	go s.watch()
 	return s, nil

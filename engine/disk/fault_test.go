@@ -191,7 +191,6 @@ func TestTruncatedAndHung(t *testing.T) {
 		name, _ := movie(t, dir, "hung", 2*block)
 		hung, hungIn := stream(t, s, name, Demand{})
 		hung.file.os.fd = int(pipeR.Fd()) // that nobody writes to
-		hung.file.reg = s.ring.register(hung.file.os.fd)
 		lost := hung.NewSet()
 		lost.Want(0, block)
 		if err := lost.Read(0, time.Time{}); err != nil {

@@ -31,7 +31,8 @@ type completion struct {
 // preads reads with a goroutine for each read under way: they are started when
 // there is none to spare, and stay.
 type preads struct {
-	done  chan<- completion
+	done  chan completion
+	post  *mailbox
 	work  chan job
 	spare atomic.Int32
 	alive sync.WaitGroup
@@ -42,8 +43,8 @@ type job struct {
 	r    *read
 }
 
-func (p *preads) init(done chan<- completion, slots int) {
-	p.done, p.work = done, make(chan job, slots)
+func (p *preads) init(post *mailbox, slots int) {
+	p.post, p.done, p.work = post, make(chan completion, slots), make(chan job, slots)
 }
 
 func (p *preads) push(slot int32, r *read) {
@@ -60,7 +61,8 @@ func (p *preads) worker() {
 	for j := range p.work {
 		n, err := j.r.read()
 		p.spare.Add(1)
-		p.done <- completion{j.slot, n, err}
+		p.done <- completion{j.slot, n, err} // never full either
+		p.post.wake()
 	}
 }
 

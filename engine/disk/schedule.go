@@ -20,6 +20,8 @@ type core struct {
 	ready   []*Set // to be handed over
 	freed   bool   // blocks, since the starved had their turn
 
+	promised int // blocks kept for streams that hold less than they were admitted for
+
 	fresh []int32        // blocks to be put into lanes
 	queue [lanes][]*File // files with blocks in a lane
 	moved []*File        // whose blocks need new keys
@@ -63,11 +65,18 @@ const closeWait = 2 * time.Second
 // run is the scheduler's goroutine, and the only one that reads the clock.
 func (s *Scheduler) run() {
 	defer close(s.ended)
+	if s.ring != nil {
+		defer s.ring.leave()
+		if err := s.ring.enter(); err != nil { // of a ring just made
+			s.log.Error("disk: io_uring", "err", err)
+		}
+	}
 	timer := time.NewTimer(s.cfg.Cycle)
 	defer timer.Stop()
+	news := func() bool { return len(s.reads.done) > 0 }
 	for {
 		s.mu.Lock()
-		now := s.now()
+		now := max(time.Since(s.epoch), 1)
 		s.step(now)
 		pause := s.pause(now)
 		end := s.closing > 0 && (len(s.idle) == len(s.slots) || now > s.closing+closeWait)
@@ -81,19 +90,9 @@ func (s *Scheduler) run() {
 		if end {
 			return
 		}
-		timer.Reset(pause)
-		select {
-		case <-s.post.wake:
-		case <-timer.C:
-		case c := <-s.done:
-			s.mu.Lock()
-			s.finish(c, s.now())
-			s.mu.Unlock()
-		}
+		s.post.sleep(timer, pause, news)
 	}
 }
-
-func (s *Scheduler) now() time.Duration { return max(time.Since(s.epoch), 1) }
 
 // pause is how long there is nothing to do unless something happens.
 func (s *Scheduler) pause(now time.Duration) time.Duration {
@@ -109,8 +108,8 @@ func (s *Scheduler) pause(now time.Duration) time.Duration {
 
 // step does all there is to do at the time now.
 func (s *Scheduler) step(now time.Duration) {
-	for len(s.done) > 0 {
-		s.finish(<-s.done, now)
+	for len(s.reads.done) > 0 {
+		s.finish(<-s.reads.done, now)
 	}
 	if s.ring != nil {
 		s.ring.reap(func(c completion) { s.finish(c, now) })
@@ -146,6 +145,8 @@ func (s *Scheduler) obey(l letter, now time.Duration) {
 		s.ages++
 		st.age, st.index = s.ages, len(s.streams)
 		s.streams = append(s.streams, st)
+		st.file.owed += st.quota
+		s.promise(st.file)
 	case opClose:
 		s.end(st, now)
 	case opIdle:
@@ -179,6 +180,8 @@ func (s *Scheduler) part(st *Stream) {
 	s.streams[len(s.streams)-1] = nil
 	s.streams = s.streams[:len(s.streams)-1]
 	st.index = none
+	st.file.owed -= st.quota
+	s.promise(st.file)
 	s.ledger.leave(&st.file.share, st.demand)
 	s.files.letGo(s, st.file)
 }
@@ -208,7 +211,7 @@ func (s *Scheduler) tick(now time.Duration) {
 		if s.isLater(set) {
 			later = append(later, set)
 		} else {
-			set.state, set.asked = starved, now
+			set.state, set.turn = starved, now
 			s.starved = append(s.starved, set)
 		}
 	}
@@ -263,7 +266,7 @@ func (s *Scheduler) sayLate(now time.Duration) {
 
 // late counts a set that is late, once.
 func (s *Scheduler) late(set *Set, now time.Duration) {
-	if set.due == 0 || now <= set.due {
+	if now <= set.due || set.due <= set.asked {
 		return
 	}
 	f := set.st.file

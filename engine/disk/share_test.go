@@ -290,7 +290,7 @@ func TestPoolExhausted(t *testing.T) {
 			}
 		}
 	}
-	if st := s.Stats(); refused == 0 || st.Refused != uint64(refused) || st.Underruns > uint64(len(sets)) {
+	if st := s.Stats(); refused == 0 || st.Refused != uint64(refused) || st.Starved > uint64(len(sets)) {
 		t.Errorf("greedy stream refused %d times; %+v", refused, st)
 	}
 	for _, set := range sets {

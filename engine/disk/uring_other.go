@@ -2,18 +2,25 @@
 
 package disk
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // ring is for Linux; elsewhere there is never one.
 type ring struct{}
 
-func openRing([]byte, int, int, chan<- struct{}) (*ring, error) { return nil, errors.ErrUnsupported }
+func openRing([]byte, int, int) (*ring, error) { return nil, errors.ErrUnsupported }
 
 func (*ring) String() string                { return "" }
+func (*ring) enter() error                  { return nil }
+func (*ring) leave()                        {}
 func (*ring) register(int) int32            { return none }
 func (*ring) unregister(int32)              {}
 func (*ring) push(int32, *read, int, int32) {}
-func (*ring) reap(func(completion))         {}
 func (*ring) submit()                       {}
+func (*ring) reap(func(completion))         {}
+func (*ring) wait(time.Duration)            {}
+func (*ring) wake()                         {}
 func (*ring) cancel()                       {}
 func (*ring) close() error                  { return nil }
