@@ -164,6 +164,16 @@ type Scheduler struct {
 
 // Open takes the memory and starts a Scheduler.
 func Open(c Config) (*Scheduler, error) {
+	s, err := newScheduler(c)
+	if err != nil {
+		return nil, err
+	}
+	go s.run()
+	go s.watch()
+	return s, nil
+}
+
+func newScheduler(c Config) (*Scheduler, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -177,25 +187,19 @@ func Open(c Config) (*Scheduler, error) {
 	}
 	s.files.init()
 	slots := c.Depth + urgentDepth(c.Depth) + maxStuck
-	s.reads.init(&s.post, slots)
-	s.core.init(&s.cfg, memory, slots)
+	uring := "off"
 	if c.Uring != Off {
-		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize)
-		if err != nil && c.Uring == On {
+		if s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize); err == nil {
+			uring = s.ring.String()
+		} else if uring = err.Error(); c.Uring == On {
 			return nil, errors.Join(fmt.Errorf("disk: io_uring: %w", err), unmapMemory(memory))
 		}
 	}
-	uring := "off"
-	if s.ring != nil {
-		uring = s.ring.String()
-	} else if err != nil {
-		uring = err.Error()
-	}
+	s.reads.init(&s.post, slots)
+	s.core.init(&s.cfg, memory, slots)
+	s.post.init(s.ring)
 	s.log.Info("disk open", "memory", len(memory), "block", c.BlockSize, "cycle", c.Cycle, "depth", c.Depth,
 		"io_uring", uring, "o_direct", c.Direct, "bandwidth", c.Speed.Bandwidth, "overhead", c.Speed.Overhead)
-	s.post.init(s.ring)
-	go s.run()
-	go s.watch()
 	return s, nil
 }
 

@@ -81,17 +81,22 @@ func (s *Scheduler) run() {
 		pause := s.pause(now)
 		end := s.closing > 0 && (len(s.idle) == len(s.slots) || now > s.closing+closeWait)
 		s.mu.Unlock()
-		for _, set := range s.ready {
-			set.state, set.busy = resting, false
-			set.st.to.Ready(set)
-		}
-		clear(s.ready)
-		s.ready = s.ready[:0]
+		s.deliver()
 		if end {
 			return
 		}
 		s.post.sleep(timer, pause, news)
 	}
+}
+
+// deliver hands over the sets that are ready.
+func (s *Scheduler) deliver() {
+	for _, set := range s.ready {
+		set.state, set.busy = resting, false
+		set.st.to.Ready(set)
+	}
+	clear(s.ready)
+	s.ready = s.ready[:0]
 }
 
 // pause is how long there is nothing to do unless something happens.

@@ -132,65 +132,6 @@ func readBytes(t testing.TB) int64 {
 	return n
 }
 
-// Viewers some cycles apart cost one read, in a pool that has no room for more
-// than what lies between them; other viewers' data go instead. With plain LRU
-// the others would wash it out.
-func TestIntervalCaching(t *testing.T) {
-	const block = 32 << 10
-	dir := t.TempDir()
-	shared, sharedBytes := movie(t, dir, "shared", 60*2*block)
-	fs := &faulty{FS: OS(Auto)}
-	s, _ := open(t, Config{FS: fs, BlockSize: block, Memory: 40 * block, Cycle: 25 * time.Millisecond})
-	start := s.NextCycle(time.Now()).Add(2 * s.Cycle())
-	const lag = 8 // cycles
-	lead := view(t, s, shared, sharedBytes, 2*block, start)
-	others := []*viewer{}
-	for i := range 2 {
-		name, want := movie(t, dir, fmt.Sprint(i), 60*2*block)
-		others = append(others, view(t, s, name, want, 2*block, start))
-	}
-	behind := view(t, s, shared, sharedBytes, 2*block, start.Add(lag*s.Cycle()))
-	for cycle := range 60 {
-		v := append([]*viewer{lead}, others...)
-		if cycle >= lag {
-			v = append(v, behind)
-		} else if cycle == 0 {
-			// It is known from its first set, which it asks for early and gets late.
-			behind.ask(t)
-		}
-		for _, v := range v {
-			if v.next == nil {
-				v.ask(t)
-			}
-		}
-		for _, v := range v {
-			if err := v.take(t); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	st := s.Stats()
-	for ; behind.ask(t); _ = behind.take(t) {
-	}
-	twice := 0
-	fs.reads.Range(func(k, n any) bool {
-		if r := k.(readOf); r.name == shared && n.(*atomic.Int64).Load() > 1 {
-			twice++
-		}
-		return true
-	})
-	// The interval takes 2·8 blocks of 40, what four viewers hold at most 4·5.
-	if twice > 2 {
-		t.Errorf("%d blocks of the shared file were read more than once", twice)
-	}
-	if st.InUse > 40 || st.PoolBlocks != 40 {
-		t.Errorf("%+v", st)
-	}
-	for _, v := range append(others, lead, behind) {
-		v.close()
-	}
-}
-
 // Reading leaves the page cache as it was, O_DIRECT or not: fincore(1) counts.
 func TestPageCache(t *testing.T) {
 	if _, err := exec.LookPath("fincore"); err != nil {
