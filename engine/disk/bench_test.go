@@ -51,11 +51,11 @@ func round(fn func(stop *atomic.Bool) int64) rate {
 // nothing around them: the limit to compare with. It reads into as much memory
 // as a pool has, so that the processor's cache helps it no more.
 func raw(b *testing.B, names []string, size, depth int, direct Mode) func(*atomic.Bool) int64 {
-	memory, err := mapMemory(benchPool)
+	memory, mapped, err := mapMemory(benchPool)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = unmapMemory(memory) })
+	b.Cleanup(func() { _ = unmapMemory(mapped) })
 	var open []Handle
 	for _, name := range names {
 		h, err := OS(direct).Open(name)

@@ -1,9 +1,11 @@
 package disk
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -76,7 +78,7 @@ func (w *clockwork) player(name string, want []byte, rate, start int64) *player 
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer f.Close()
+	defer closed(w.t, f)
 	p := &player{want: want, rate: rate, start: start}
 	d := Demand{Rate: int64(float64(rate) / w.cfg.Cycle.Seconds())}
 	if p.st, err = w.OpenStream(f, d, p); err != nil {
@@ -231,7 +233,7 @@ func TestOrder(t *testing.T) {
 	const block = 8 << 10
 	dir := t.TempDir()
 	var order []string
-	fs := &faulty{FS: OS(Auto), fault: nil}
+	fs := &faulty{FS: OS(Auto)}
 	w := wind(t, Config{FS: fs, BlockSize: block, MaxRead: 4 * block, Memory: 200 * block, Depth: 1})
 	var names []string
 	var files [][]byte
@@ -239,11 +241,19 @@ func TestOrder(t *testing.T) {
 		name, want := movie(t, dir, fmt.Sprint(i), 40*block)
 		names, files = append(names, name), append(files, want)
 	}
-	short := func(name string, off int64) error {
+	slices.SortFunc(names, func(a, b string) int { // the order of the disk
+		return cmp.Compare(identity(t, a).Inode, identity(t, b).Inode)
+	})
+	for i, name := range names {
+		var err error
+		if files[i], err = os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fs.fault = func(name string, off int64) error {
 		order = append(order, fmt.Sprintf("%d:%d", slices.Index(names, name), off/block))
 		return nil
 	}
-	fs.fault = short
 	var players []*player
 	for i, at := range []struct{ file, off, n int64 }{{2, 30, 2}, {0, 20, 4}, {1, 7, 1}, {0, 5, 2}, {2, 0, 1}, {0, 6, 5}, {1, 9, 1}} {
 		p := w.player(names[at.file], files[at.file], block, 0)
@@ -265,4 +275,12 @@ func TestOrder(t *testing.T) {
 		t.Errorf("%s in %d reads, want %s\n%+v", order, st.Reads, want, st)
 	}
 	w.end(players)
+}
+
+func identity(t *testing.T, name string) Identity {
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return IdentityOf(info)
 }

@@ -149,8 +149,8 @@ func TestTruncatedAndHung(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer pipeR.Close()
-		defer pipeW.Close()
+		defer closed(t, pipeR)
+		defer closed(t, pipeW)
 		c.BlockSize, c.Memory, c.Cycle = block, 100*block, 100*time.Millisecond
 		s, _ := open(t, c)
 		st, in := stream(t, s, cut, Demand{})

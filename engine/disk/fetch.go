@@ -104,11 +104,8 @@ func (s *Scheduler) fetch(set *Set, now time.Duration) (ok, over bool) {
 		s.complete(set, nil, now)
 		return true, over
 	}
-	set.from, set.to = nil, s.first
-	if s.first != nil {
-		s.first.from = set
-	}
-	s.first = set
+	set.place = len(s.waiting)
+	s.waiting = append(s.waiting, set)
 	return true, over
 }
 
@@ -243,15 +240,10 @@ func remove(sets []*Set, set *Set) []*Set {
 }
 
 func (s *Scheduler) unwait(set *Set) {
-	if set.from == nil {
-		s.first = set.to
-	} else {
-		set.from.to = set.to
-	}
-	if set.to != nil {
-		set.to.from = set.from
-	}
-	set.from, set.to = nil, nil
+	n := len(s.waiting) - 1
+	s.waiting[set.place], s.waiting[n].place = s.waiting[n], set.place
+	s.waiting[n] = nil
+	s.waiting = s.waiting[:n]
 }
 
 // complete makes a set ready to be handed over.
@@ -413,7 +405,7 @@ func (s *Scheduler) finish(c completion, now time.Duration) {
 			s.push(i, r.lane)
 		default:
 			failed = true
-			s.failed(i, raise(f, b.n*int64(s.size), c.err), now)
+			s.failed(i, &ReadError{f.name, b.n * int64(s.size), c.err}, now)
 		}
 	}
 	if failed {

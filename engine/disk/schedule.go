@@ -16,7 +16,7 @@ type core struct {
 	cycle   int64  // whose batch was made last
 	pending []*Set // for a later cycle
 	starved []*Set // for blocks, oldest stream first
-	first   *Set   // of those that wait for reads
+	waiting []*Set // for reads
 	ready   []*Set // to be handed over
 	freed   bool   // blocks, since the starved had their turn
 
@@ -41,7 +41,8 @@ type core struct {
 // urgentDepth is how many reads beyond the depth starting streams may have.
 func urgentDepth(depth int) int { return depth/2 + 1 }
 
-func (c *core) init(cfg *Config, memory []byte, slots int) {
+func (s *Scheduler) init(memory []byte, slots int) {
+	c, cfg := &s.core, &s.cfg
 	c.pool.init(memory, cfg.BlockSize)
 	c.ledger.Budget = cfg.budget()
 	run := cfg.MaxRead / cfg.BlockSize
@@ -133,6 +134,9 @@ func (s *Scheduler) step(now time.Duration) {
 	s.findStuck(now)
 	s.enqueue()
 	s.issue(now)
+	if s.closing > 0 && s.ring != nil && len(s.idle) < len(s.slots) {
+		s.ring.cancel() // again and again: it may come too early
+	}
 }
 
 func (s *Scheduler) obey(l letter, now time.Duration) {
@@ -197,9 +201,6 @@ func (s *Scheduler) shut(now time.Duration) {
 	for _, st := range slices.Clone(s.streams) {
 		s.end(st, now)
 	}
-	if s.ring != nil && len(s.idle) < len(s.slots) {
-		s.ring.cancel()
-	}
 }
 
 // tick begins a cycle: what the next one needs becomes one batch.
@@ -255,7 +256,7 @@ func (s *Scheduler) account(now time.Duration, cycles int64) {
 // sayLate counts the sets that are late and still missing, and logs the
 // underruns of the last cycle, a line a file.
 func (s *Scheduler) sayLate(now time.Duration) {
-	for set := s.first; set != nil; set = set.to {
+	for _, set := range s.waiting {
 		s.late(set, now)
 	}
 	for _, set := range s.starved {

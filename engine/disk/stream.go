@@ -110,10 +110,10 @@ type Set struct {
 	err   error
 
 	// Belong to Scheduler.run.
-	state    setState
-	missing  int  // pins to blocks that are not read yet
-	counted  bool // as an underrun
-	from, to *Set // neighbours among those that wait for reads
+	state   setState
+	missing int  // pins to blocks that are not read yet
+	counted bool // as an underrun
+	place   int  // among those that wait for reads
 }
 
 type setState uint8

@@ -32,11 +32,6 @@ const (
 	enterGetEvents = 1 << 0
 	enterExtArg    = 1 << 3
 
-	featSingleMmap   = 1 << 0 // Linux 5.4
-	featNoDrop       = 1 << 1 // Linux 5.5
-	featSubmitStable = 1 << 2 // Linux 5.5: iovecs are copied at submission
-	featExtArg       = 1 << 8 // Linux 5.11: a wait may have a time limit
-
 	registerBuffers     = 0
 	registerFiles       = 2
 	registerFilesUpdate = 6
@@ -117,30 +112,22 @@ const (
 	fixedFiles = 4096
 )
 
-// openRing sets up a ring for so many reads of so many blocks each.
+// openRing sets up a ring for so many reads of so many blocks each. What it
+// needs of the kernel came with Linux 6.1 at the latest.
 func openRing(memory []byte, reads, run int) (*ring, error) {
-	var err error
-	for _, flags := range []uint32{setupSingle | setupDefer, 0} { // the latter for older kernels
-		p := ringParams{flags: flags | setupClamp | setupDisabled}
-		fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(reads+1), uintptr(unsafe.Pointer(&p)), 0)
-		if errno != 0 {
-			err = os.NewSyscallError("io_uring_setup", errno)
-			continue
-		}
-		r := &ring{fd: int(fd), memory: memory, alarm: -1}
-		if err = r.init(&p, reads, run); err != nil {
-			err = errors.Join(err, r.close())
-			continue
-		}
-		return r, nil
+	p := ringParams{flags: setupSingle | setupDefer | setupClamp | setupDisabled}
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(reads+1), uintptr(unsafe.Pointer(&p)), 0)
+	if errno != 0 {
+		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	return nil, err
+	r := &ring{fd: int(fd), memory: memory, alarm: -1}
+	if err := r.init(&p, reads, run); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
 }
 
 func (r *ring) init(p *ringParams, reads, run int) (err error) {
-	if need := uint32(featSingleMmap | featNoDrop | featSubmitStable | featExtArg); p.features&need != need {
-		return fmt.Errorf("io_uring of this kernel is too old (features %#x)", p.features)
-	}
 	if int(p.sqEntries) <= reads {
 		return fmt.Errorf("io_uring has %d entries, not %d", p.sqEntries, reads+1)
 	}

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+func setDirect(int) error         { return errors.ErrUnsupported }
+func noReadAhead(int)             {}
+func dropCache(int, int64, int64) {}
+func populate([]byte) error       { return nil }
+
 // ring is for Linux; elsewhere there is never one.
 type ring struct{}
 
