@@ -3,7 +3,6 @@ package disk
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -153,7 +152,6 @@ func BenchmarkThroughput(b *testing.B) {
 		name, _ := movie(b, dir, fmt.Sprint(i), benchSize)
 		names = append(names, name)
 	}
-	_ = os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0) // for a fair start, if we may
 	quiet := Config{Memory: benchPool}
 	with := func(uring, direct Mode) Config {
 		c := quiet
