@@ -301,7 +301,10 @@ func (i *Interceptor) resync(s *session, at time.Duration) error {
 func (s *session) halt() {
 	s.position = s.stream.Position()
 	s.at = s.stream.Halt()
+	s.mu.Lock()
 	s.total.Add(s.stream.Stats())
+	s.stream = nil
+	s.mu.Unlock()
 	for n, m := range s.medias {
 		m.watch.sent(s.at[n])
 	}

@@ -166,8 +166,10 @@ func (v *viewer) firstIs(a answer, n []int) []int {
 func TestNeverWrongly(t *testing.T) {
 	const path = "/h264-aac.mp4"
 	for name, change := range map[string]func(*demo.Config, *Config){
-		"an octet flipped":  func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
-		"another file":      func(_ *demo.Config, c *Config) { c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/h264-bframes-aac.mp4"}} },
+		"an octet flipped": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
+		"another file": func(_ *demo.Config, c *Config) {
+			c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/h264-bframes-aac.mp4"}}
+		},
 		"no movie at all":   func(_ *demo.Config, c *Config) { c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/README.md"}} },
 		"all Medias differ": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(0) },
 	} {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // File is an open movie with its file. Close gives it back.
@@ -17,6 +19,10 @@ type File struct {
 	file  *os.File
 	shelf *Shelf // nil when opened alone
 	users int
+
+	rates  sync.Mutex
+	window time.Duration
+	most   map[*Track]int64 // bytes in a window
 }
 
 // Open opens a movie file and reads its tables.
@@ -36,6 +42,19 @@ func Open(name string) (*File, error) {
 		}
 	}
 	return nil, errors.Join(err, f.Close())
+}
+
+// Info describes the file as it was when it was opened.
+func (f *File) Info() os.FileInfo { return f.info }
+
+// Identity is a text that is the same as long as the file is: its path, size,
+// modification time and, where the system has them, device and inode.
+func (f *File) Identity() string {
+	id := fmt.Sprintf("%s %d %d", f.Name, f.info.Size(), f.info.ModTime().UnixNano())
+	if st, ok := f.info.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(" %d:%d", st.Dev, st.Ino)
+	}
+	return id
 }
 
 // Close ends one use of the file; the last one closes it.

@@ -81,6 +81,14 @@ func (t *Track) External() bool {
 	return t.reference >= 0 && t.reference < len(t.elsewhere) && t.elsewhere[t.reference]
 }
 
+// RTPTime returns the RTP timestamp that goes with a movie time, without any
+// random offset: that of a packet of a hint sample due then, but for the
+// packet's own offset.
+func (t *Track) RTPTime(at time.Duration) uint32 {
+	s, rest := int64(at/time.Second), int64(at%time.Second)
+	return uint32(s*int64(t.RTPScale)+rest*int64(t.RTPScale)/1e9) + t.timeOffset
+}
+
 // Samples returns the number of samples in the track.
 func (t *Track) Samples() int { return t.samples.n }
 
