@@ -44,18 +44,30 @@ func sameThroughShim(t *testing.T, s source) {
 			t.Run(client.Name+"/"+string(transport), func(t *testing.T) {
 				if !s.live || s.Name != "gst" { // whose live clients disturb each other's timestamps when they join
 					t.Parallel()
+				} else {
+					awaitStream(t, s.Upstream, s.path)
 				}
 				mayTunnel(t, client, s.Upstream, transport)
-				plays := testbed.Together(
-					func() testbed.Frames {
-						return client.Play(t.Context(), t, s.URL(s.path), transport, length)
-					},
-					func() testbed.Frames {
-						return client.Play(t.Context(), t, s.At(s.shim.Addr).URL(s.path), transport, length)
-					})
-				if err := s.compare(plays[0], plays[1], client.Least*3/4); err != nil {
-					t.Error(err)
+				tries := 1
+				if client.Name == "vlc" || s.live && s.Name == "gst" { // which see nothing at all, or begin later, now and then, directly too
+					tries = 4
 				}
+				var err error
+				for range tries {
+					plays := testbed.Together(
+						func() testbed.Frames {
+							return client.Play(t.Context(), t, s.URL(s.path), transport, length)
+						},
+						func() testbed.Frames {
+							return client.Play(t.Context(), t, s.At(s.shim.Addr).URL(s.path), transport, length)
+						})
+					if err = s.compare(plays[0], plays[1], client.Least*3/4); err == nil {
+						return
+					}
+					t.Logf("%d frames of pictures and %d of sound directly, %d and %d through the shim",
+						len(plays[0].Video), len(plays[0].Audio), len(plays[1].Video), len(plays[1].Audio))
+				}
+				t.Error(err)
 			})
 		}
 	}
@@ -73,10 +85,12 @@ func TestShimGstMovie(t *testing.T) {
 	sameThroughShim(t, source{Upstream: up.Upstream, path: "/" + shimMovie, shim: testbed.StartShim(t, up.Upstream)})
 }
 
+// gst-rtsp-server knows a shared stream by the port in the request-URI, too: who
+// asks for another gets a stream of his own. So the shim names the upstream's.
 func TestShimGstLive(t *testing.T) {
 	t.Parallel()
 	up := testbed.StartGst(t, testbed.GstOptions{Threads: 8})
-	sameThroughShim(t, source{Upstream: up.Upstream, path: "/live", live: true, shim: testbed.StartShim(t, up.Upstream)})
+	sameThroughShim(t, source{Upstream: up.Upstream, path: "/live", live: true, shim: testbed.StartShim(t, up.Upstream, "--rewrite-host")})
 }
 
 func TestShimGortsplibLive(t *testing.T) {
@@ -91,6 +105,7 @@ func TestShimMediaMTXLive(t *testing.T) {
 	t.Parallel()
 	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
 	testbed.PublishFile(t, up.URL("/live"), testbed.Movie(t, shimMovie), testbed.TCP)
+	awaitStream(t, up, "/live")
 	sameThroughShim(t, source{Upstream: up, path: "/live", live: true, shim: testbed.StartShim(t, up)})
 }
 
@@ -151,6 +166,9 @@ func TestShimDoors(t *testing.T) {
 		return func(t *testing.T) (testbed.Upstream, string) {
 			up := testbed.StartMediaMTX(t, o)
 			testbed.PublishFile(t, up.URL("/live"), testbed.Movie(t, name), testbed.TCP)
+			if o.Auth == testbed.NoAuth {
+				awaitStream(t, up, "/live")
+			}
 			return up, "/live"
 		}
 	}
@@ -161,6 +179,8 @@ func TestShimDoors(t *testing.T) {
 		flags     []string
 		secure    bool // TLS to the client
 	}{
+		{"gortsplib digest SHA-256", lib(testbed.GortsplibOptions{Auth: testbed.DigestSHA256}), testbed.UDP, nil, false},
+		{"gortsplib digest SHA-256, TCP", lib(testbed.GortsplibOptions{Auth: testbed.DigestSHA256}), testbed.TCP, nil, false},
 		{"gst basic", gst(testbed.GstOptions{Auth: testbed.Basic}), testbed.UDP, nil, false},
 		{"gst digest", gst(testbed.GstOptions{Auth: testbed.DigestMD5}), testbed.UDP, nil, false},
 		{"gst digest TCP", gst(testbed.GstOptions{Auth: testbed.DigestMD5}), testbed.TCP, nil, false},
@@ -249,6 +269,7 @@ func TestShimPublish(t *testing.T) {
 			up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
 			shim := testbed.StartShim(t, up)
 			testbed.PublishFile(t, up.At(shim.Addr).URL("/live"), testbed.Movie(t, name), transport)
+			awaitStream(t, up, "/live")
 			got := testbed.FFmpegFrames(t.Context(), t, up.URL("/live"), testbed.UDP, length)
 			if err := testbed.CompareLoop(movie, got, 40); err != nil {
 				t.Error(err)
@@ -266,6 +287,25 @@ func TestShimPublish(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// awaitStream returns once an upstream describes a stream, which may take it a
+// while after the publisher came or, at gst, after the last viewer left. The
+// connection stays open as long as the test.
+func awaitStream(tb testing.TB, up testbed.Upstream, path string) {
+	tb.Helper()
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		c := dialRaw(tb, up.Addr)
+		c.send("DESCRIBE rtsp://" + up.Addr + path + " RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n")
+		answer := c.next(5 * time.Second)
+		if strings.HasPrefix(answer, "RTSP/1.0 200") {
+			return
+		}
+		_ = c.Close()
+		if time.Since(began) > 15*time.Second {
+			tb.Fatalf("%s%s: %q", up.Name, path, answer)
+		}
 	}
 }
 
