@@ -1,4 +1,4 @@
-package compat
+package compat_test
 
 import (
 	"context"
@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"rtspshim/compat"
 	"rtspshim/compat/judge"
 	"rtspshim/compat/talk"
 )
 
 var quick = talk.Bounds{Answer: 700 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
 
-func show(t *testing.T, r *Result, all bool) {
+func show(t *testing.T, r *compat.Result, all bool) {
 	for _, p := range r.Points {
 		if !all && p.Verdict != judge.Different {
 			continue
@@ -34,7 +35,7 @@ func TestUpstreamAgainstItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := startOrigin(t, movie, "user")
-			r, err := Run(context.Background(), Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
+			r, err := compat.Run(context.Background(), compat.Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
 				Publish: "/published", Parallel: 40, Bounds: quick, Clients: []string{}})
 			if err != nil {
 				t.Fatal(err)
