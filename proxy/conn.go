@@ -325,7 +325,7 @@ func (c *Conn) upstreamMessage(m *Message) error {
 // opaque passes on, as they are, bytes that have no frame we know. Nothing
 // can be inserted behind them any more.
 func (c *Conn) opaque(from string, w *writer, first []byte, r *Reader, raw io.Reader) error {
-	c.log.Debug("stream is not RTSP any more, passed on as it is", "from", from, "octets", len(first))
+	c.log.Info("stream is not RTSP any more, passed on as it is", "from", from, "octets", len(first))
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()

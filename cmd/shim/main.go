@@ -12,6 +12,9 @@ import (
 // commands lists the subcommands, one file each.
 var commands = []*cli.Command{
 	serveCommand,
+	hintCommand,
+	movieCommand,
+	demoCommand,
 	compatCommand,
 }
 
