@@ -58,7 +58,13 @@ func TestCompat(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			up := c.start(t)
 			t.Run("itself", func(t *testing.T) { compareWith(t, up, c.path, up.Addr) })
-			t.Run("shim", func(t *testing.T) { compareWith(t, up, c.path, testbed.StartShim(t, up).Addr) })
+			t.Run("relay", func(t *testing.T) { compareWith(t, up, c.path, testbed.StartShim(t, up).Addr) })
+			if strings.HasSuffix(c.name, "movie") || strings.HasSuffix(c.name, "digest") {
+				t.Run("takeover", func(t *testing.T) {
+					shim := testbed.StartShim(t, up, "--movies", filepath.Dir(movie))
+					compareWith(t, up, c.path, shim.Addr)
+				})
+			}
 		})
 	}
 }
