@@ -59,10 +59,10 @@ func TestPageInABrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A measure for the DOM to carry: is anything wider than the window?
-	f.WriteString(`<script>document.body.dataset.wide = document.documentElement.scrollWidth - innerWidth;
+	_, _ = f.WriteString(`<script>document.body.dataset.wide = document.documentElement.scrollWidth - innerWidth;
 document.querySelector('#filter button.different').click();
 document.body.dataset.shown = document.querySelectorAll('details.point:not([hidden])').length;</script>`)
-	f.Close()
+	_ = f.Close()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

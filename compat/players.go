@@ -3,6 +3,7 @@ package compat
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func (r *run) watch(ctx context.Context, p player, out *Point) {
 		}
 		rounds = append(rounds, frames)
 		out.Rounds = len(rounds)
-		out.Findings = judge.JudgeFrames(rounds, r.kind == "movie")
+		out.Findings = judge.OfFrames(rounds, r.kind == "movie")
 		if judge.Worst(out.Findings) != judge.Different {
 			break
 		}
@@ -158,14 +159,14 @@ func ffmpegFrames(ctx context.Context, input ...string) (map[string][]uint64, er
 
 func hashOf(b []byte) uint64 {
 	h := fnv.New64a()
-	h.Write(b)
+	_, _ = h.Write(b)
 	return h.Sum64()
 }
 
 // decoded turns "nothing decoded" into an error that says why.
 func decoded(frames map[string][]uint64, err error, who string, said *tail) (map[string][]uint64, error) {
 	if len(frames) == 0 {
-		return nil, fmt.Errorf("%s decoded nothing (%v): %s", who, err, said.text())
+		return nil, fmt.Errorf("%s decoded nothing (%w): %s", who, cmp.Or(err, errors.New("no error")), said.text())
 	}
 	return frames, nil
 }
@@ -206,9 +207,9 @@ func readY4M(from io.Reader, d time.Duration) []uint64 {
 	for _, field := range strings.Fields(head) {
 		switch field[0] {
 		case 'W':
-			fmt.Sscanf(field, "W%d", &w)
+			_, _ = fmt.Sscanf(field, "W%d", &w)
 		case 'H':
-			fmt.Sscanf(field, "H%d", &h)
+			_, _ = fmt.Sscanf(field, "H%d", &h)
 		}
 	}
 	size := w*h + 2*((w+1)/2)*((h+1)/2)

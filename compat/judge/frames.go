@@ -20,10 +20,10 @@ type Frames struct {
 // same length, because a player stops by the clock.
 const fewFrames = 15
 
-// JudgeFrames weighs the frames of every round. A movie must begin with the
+// OfFrames weighs the frames of every round. A movie must begin with the
 // same frame, a live stream must show the same frames where plays overlap. The
 // direct runs' own differences do not count, nor does what came once only.
-func JudgeFrames(rounds []Frames, movie bool) []Finding {
+func OfFrames(rounds []Frames, movie bool) []Finding {
 	var last []Finding
 	bad := 0
 	for _, r := range rounds {

@@ -139,9 +139,9 @@ func (t *talk) do(step script.Step) error {
 		return t.connection(step.Arg)
 	case script.Close:
 		c.drain()
-		c.socket.Close()
+		_ = c.socket.Close()
 		if c.get != nil {
-			c.get.Close()
+			_ = c.get.Close()
 		}
 		c.left = true
 		<-c.gone
@@ -368,7 +368,7 @@ func (c *conn) answer(code string) {
 		}
 	}
 	c.last = nil
-	c.put([]byte(text + "\r\n"))
+	_ = c.put([]byte(text + "\r\n"))
 }
 
 // learn takes from an answer what later requests need.
