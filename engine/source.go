@@ -164,7 +164,9 @@ func (s *Stream) readAhead(now time.Duration, spent, ready int) error {
 func (s *Stream) publish(now time.Duration, ready int) {
 	at := &s.source.slots[(ready-1)%slots]
 	s.mu.Lock()
-	s.source.ready = ready
+	if s.source.ready = ready; ready == 1 {
+		close(s.primed)
+	}
 	dry := s.dry
 	late := now - s.due(at.from)
 	if dry && ready > 1 && late > 0 && s.started {

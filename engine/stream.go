@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -119,6 +120,7 @@ type Stream struct {
 	told      bool          // Done was called, or never will be
 	underruns uint64
 	late      Lateness
+	primed    chan struct{} // closed when the first interval is in memory
 	stopped   chan struct{} // closed when the last packet has left
 }
 
@@ -137,7 +139,7 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 	if spec.File == nil || len(spec.Tracks) == 0 {
 		return nil, errors.New("no movie, or no tracks")
 	}
-	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, stopped: make(chan struct{})}
+	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, primed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.spec.End <= 0 {
 		s.spec.End = 1<<63 - 1
 	}
@@ -192,6 +194,17 @@ func (s *Stream) Start(after []*Place) error {
 		return s.e.runTCP(s)
 	}
 	return s.pump.start(s)
+}
+
+// Primed waits until the first packets are in memory, so that Start sends at
+// once.
+func (s *Stream) Primed(ctx context.Context) error {
+	select {
+	case <-s.primed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("engine: read the movie: %w", ctx.Err())
+	}
 }
 
 // Halt ends the Stream. The samples begun are sent to their end, at once but

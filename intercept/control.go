@@ -256,11 +256,13 @@ func (t *tap) playOn(c *control, m *proxy.Message, start time.Duration, firsts [
 		}
 	}
 	stream, err := t.openStream(s, start)
+	if err == nil {
+		err = t.start(s, stream, after, s.why)
+	}
 	if err != nil {
-		t.log.Warn("no room to go on", "session", s.short(), "err", err)
+		t.log.Warn("cannot go on", "session", s.short(), "err", err)
 		return false
 	}
-	t.start(s, stream, after, s.why)
 	s.correct(m, stream.State())
 	t.work.Go(func() {
 		defer t.release(c)

@@ -129,7 +129,7 @@ func TestPauseAndSeek(t *testing.T) {
 		silenced(t, up)
 		direct := newViewer(t, up.Addr(), path, true)
 		direct.must("PLAY", direct.url, ranged(5))
-		direct.more(60)
+		direct.more(20)
 		v.sameAs(direct, at, []int{0, 0}, true, 15)
 		v.unbroken([]int{0, 0})
 		v.must("TEARDOWN", v.url)
@@ -205,7 +205,7 @@ func TestPauseRefused(t *testing.T) {
 		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
 		v := newViewer(t, addr, "/h264-aac.mp4", tcp)
 		v.must("PLAY", v.url)
-		v.more(90)
+		v.more(40)
 		v.unbroken([]int{0, 0})
 		if a := v.do("PAUSE", v.url); a.status != 501 {
 			t.Errorf("PAUSE answered %d", a.status)
