@@ -435,9 +435,13 @@ func (t *talk) record(e *Exchange, c *conn) {
 	t.recording.Exchanges = append(t.recording.Exchanges, e)
 }
 
+// lastWords is how long datagrams are waited for at the end.
+const lastWords = 150 * time.Millisecond
+
 // finish waits a moment for connections to close, notes their state and ends
 // everything that was started.
 func (t *talk) finish() {
+	began := t.now()
 	deadline := time.After(t.bounds.Settle)
 	for _, name := range t.order {
 		select {
@@ -446,6 +450,8 @@ func (t *talk) finish() {
 			deadline = time.After(0)
 		}
 	}
+	// Datagrams may come after the connection that ended them: Darwin's BYE.
+	time.Sleep(min(lastWords, t.bounds.Settle) - (t.now() - began))
 	for _, name := range t.order {
 		c := t.conns[name]
 		c.drain()
