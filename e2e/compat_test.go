@@ -71,6 +71,9 @@ func TestCompat(t *testing.T) {
 
 func compareWith(t *testing.T, up testbed.Upstream, path, addr string) {
 	t.Helper()
+	if plugins := os.Getenv("SHIM_TEST_VLC_PLUGINS"); plugins != "" { // Debian's VLC has no RTSP
+		t.Setenv("VLC_PLUGIN_PATH", plugins)
+	}
 	cfg := compat.Config{Upstream: "rtsp://" + up.Addr + path, Shim: "rtsp://" + addr, Parallel: 6,
 		Bounds: talk.Bounds{Answer: 2 * time.Second}, Slow: os.Getenv("SHIM_TEST_SLOW") != ""}
 	if up.Auth != testbed.NoAuth {
