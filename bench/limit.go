@@ -14,6 +14,7 @@ type LimitConfig struct {
 	Destinations int           // sockets, or connections; 100 when zero
 	Packet       int           // octets of an RTP packet; 1,412 when zero
 	Segments     int           // of a GSO send; 14 when zero
+	GRO          bool          // UDP receive offload on the sockets that receive
 
 	// Dir is where the file for the disk reads is made, and removed; on a file
 	// system that knows O_DIRECT. "" reads no disk.

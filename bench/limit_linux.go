@@ -214,7 +214,7 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 // loopLimit runs one loop against sockets of our own.
 func loopLimit(ctx context.Context, s *sender, tcp bool, step func() error) (l Limit, err error) {
 	var w window
-	r, err := newReader(limitGather, false, &w)
+	r, err := newReader(limitGather, s.cfg.GRO, &w)
 	if err != nil {
 		return l, err
 	}

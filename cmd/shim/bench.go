@@ -100,7 +100,7 @@ func benchConfig(c *cli.Context) (bench.Config, error) {
 		cfg.Servers = append(cfg.Servers, bench.Server{Name: c.String(s[0]), URL: s[1], Pids: pids})
 	}
 	if c.Bool("limit") {
-		cfg.Limits = &bench.LimitConfig{}
+		cfg.Limits = &bench.LimitConfig{GRO: cfg.GRO}
 	}
 	return cfg, nil
 }
@@ -162,6 +162,7 @@ var benchLimitCommand = &cli.Command{
 		&cli.DurationFlag{Name: "duration", Value: time.Second, Usage: "of each loop"},
 		&cli.IntFlag{Name: "destinations", Value: 100, Usage: "sockets, or connections, of our own that receive"},
 		&cli.IntFlag{Name: "packet", Value: 1412, Usage: "octets of an RTP packet"},
+		&cli.BoolFlag{Name: "gro", Usage: "UDP receive offload on the sockets that receive"},
 		&cli.IntFlag{Name: "segments", Value: 14, Usage: "packets of one GSO send"},
 		&cli.PathFlag{Name: "dir", Value: os.TempDir(), Usage: "where the file to read is made and removed; empty for none"},
 	},
@@ -169,7 +170,7 @@ var benchLimitCommand = &cli.Command{
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		all, err := bench.Limits(ctx, bench.LimitConfig{Duration: c.Duration("duration"), Destinations: c.Int("destinations"),
-			Packet: c.Int("packet"), Segments: c.Int("segments"), Dir: c.Path("dir")})
+			Packet: c.Int("packet"), Segments: c.Int("segments"), GRO: c.Bool("gro"), Dir: c.Path("dir")})
 		return errors.Join(err, bench.WriteLimits(os.Stdout, all))
 	},
 }
