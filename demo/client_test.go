@@ -59,7 +59,7 @@ func dial(t *testing.T, s *demo.Server) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { nc.Close() })
+	t.Cleanup(func() { _ = nc.Close() })
 	return &client{t: t, nc: nc, in: rtspconn.NewConn(bufio.NewReader(nc), nc)}
 }
 
@@ -121,7 +121,7 @@ func (c *client) setup(url string) *udpTrack {
 	c.t.Helper()
 	u := &udpTrack{t: c.t}
 	u.rtp, u.rtcp = testbed.UDPPair(c.t, "127.0.0.1")
-	c.t.Cleanup(func() { u.rtp.Close(); u.rtcp.Close() })
+	c.t.Cleanup(func() { _, _ = u.rtp.Close(), u.rtcp.Close() })
 	port := u.rtp.LocalAddr().(*net.UDPAddr).Port
 	res := c.ok("SETUP", url, fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d", port, port+1))
 	if err := u.transport.Unmarshal(res.Header["Transport"]); err != nil {

@@ -412,7 +412,10 @@ func TestInterleaved(t *testing.T) {
 		url := s.URL("/h264-aac.mp4")
 		c := dial(t, s)
 		for i, track := range []string{"/3", "/4"} {
-			res := c.ok("SETUP", url+track, "Transport: RTP/AVP/TCP;unicast;interleaved=8-9")
+			res := c.ok("SETUP", url+track, "Transport: RTP/AVP/TCP;unicast;interleaved=8-9;ssrc=1;layers=1")
+			if got := res.Header["Transport"][0]; strings.Count(got, "ssrc=") != 1 || !strings.Contains(got, ";layers=1;") {
+				t.Errorf("Transport: %s", got)
+			}
 			var h headers.Transport
 			if err := h.Unmarshal(res.Header["Transport"]); err != nil || h.InterleavedIDs == nil || h.InterleavedIDs[0] != 2*i {
 				t.Fatalf("channels %v: %v", res.Header["Transport"], err)
@@ -435,7 +438,7 @@ func TestInterleaved(t *testing.T) {
 		if ahead := took < 700*time.Millisecond; ahead != (lead == 0) {
 			t.Errorf("lead %v: 900 ms of movie in %v", lead, took)
 		}
-		c.nc.Close()
+		_ = c.nc.Close()
 		waitFor(t, "the session to end with its connection", func() bool { return len(s.Sessions()) == 0 })
 	}
 }
@@ -698,5 +701,46 @@ func TestFaults(t *testing.T) {
 	refuse.Store(true)
 	if res := c.do("PAUSE", url); res.StatusCode != 455 {
 		t.Errorf("PAUSE: %d", res.StatusCode)
+	}
+}
+
+// Same finds what differs, and sees past a late beginning and an early end.
+func TestSame(t *testing.T) {
+	t.Parallel()
+	make20 := func(seq uint16, ts uint32) demo.Recording {
+		var all []demo.Packet
+		for i := range 20 {
+			all = append(all, demo.Packet{Seq: seq + uint16(i), Time: ts + uint32(i*90), SSRC: uint32(seq), Hash: [32]byte{byte(i)}})
+		}
+		return demo.Recording{all}
+	}
+	a := make20(65530, 1<<32-300) // both wrap around
+	for _, c := range []struct {
+		name string
+		edit func(demo.Recording) demo.Recording
+		want string // in the error, "" for none
+	}{
+		{"same", func(r demo.Recording) demo.Recording { return r }, ""},
+		{"late", func(r demo.Recording) demo.Recording { r[0] = r[0][8:]; return r }, ""},
+		{"early end", func(r demo.Recording) demo.Recording { r[0] = r[0][:12]; return r }, ""},
+		{"too short", func(r demo.Recording) demo.Recording { r[0] = r[0][18:]; return r }, "only 2"},
+		{"payload", func(r demo.Recording) demo.Recording { r[0][7].Hash[0]++; return r }, "packet 8 of 20: payloads"},
+		{"lost", func(r demo.Recording) demo.Recording { r[0] = slices.Delete(r[0], 5, 6); return r }, "packet 6 of 19: sequence"},
+		{"time", func(r demo.Recording) demo.Recording { r[0][3].Time++; return r }, "packet 4 of 20: timestamps"},
+		{"marker", func(r demo.Recording) demo.Recording { r[0][3].Marker = true; return r }, "packet 4 of 20: markers"},
+		{"SSRC", func(r demo.Recording) demo.Recording { r[0][9].SSRC++; return r }, "packet 10 of 20: SSRCs"},
+		{"other", func(r demo.Recording) demo.Recording {
+			for i := range r[0] {
+				r[0][i].Hash[1] = 1
+			}
+			return r
+		}, "nothing in common"},
+		{"none", func(r demo.Recording) demo.Recording { r[0] = nil; return r }, "20 and 0"},
+		{"tracks", func(r demo.Recording) demo.Recording { return append(r, nil) }, "1 and 2 tracks"},
+	} {
+		err := a.Same(c.edit(make20(7, 100)), 5)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
 	}
 }

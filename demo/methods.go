@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -282,6 +283,15 @@ func (c *conn) newSession(p *place, now time.Time) (*session, int) {
 	return s, 0
 }
 
+// echoed is what of a Transport is given back as it came, which with Darwin is
+// all but what the server itself has to say.
+func echoed(choice string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(choice, ";"), func(param string) bool {
+		name, _, _ := strings.Cut(strings.ToLower(param), "=")
+		return slices.Contains([]string{"interleaved", "source", "server_port", "ssrc"}, strings.TrimSpace(name))
+	}), ";")
+}
+
 // addStream adds a track to the locked session and returns the Transport line.
 func (c *conn) addStream(s *session, p *place, choice string, t headers.Transport) (transport string, status int) {
 	if s.over {
@@ -318,14 +328,7 @@ func (c *conn) addStream(s *session, p *place, choice string, t headers.Transpor
 			st.seq = st.last + 1 - st.lane.next.Seq
 		}
 	}
-	params := strings.Split(choice, ";")
-	kept := params[:0]
-	for _, p := range params {
-		if !strings.HasPrefix(strings.ToLower(strings.TrimSpace(p)), "interleaved") {
-			kept = append(kept, p)
-		}
-	}
-	line := "Transport: " + strings.Join(kept, ";")
+	line := "Transport: " + echoed(choice)
 	if t.Protocol == headers.TransportProtocolTCP {
 		channel, ok := c.interleave(st)
 		if !ok {

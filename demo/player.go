@@ -172,8 +172,8 @@ func (p *Player) Close() { p.client.Close() }
 
 // Same says whether two recordings, of which one may have begun or ended
 // earlier, agree where they overlap, packet by packet: payload, marker, payload
-// type, and the steps of sequence numbers and timestamps. Of each track at
-// least so many packets must.
+// type, and the steps of sequence numbers and timestamps. Of each track half of
+// the shorter one must overlap, and at least so many packets.
 func (r Recording) Same(o Recording, least int) error {
 	if len(r) != len(o) {
 		return fmt.Errorf("%d and %d tracks", len(r), len(o))
@@ -193,6 +193,7 @@ func sameTrack(a, b []Packet, least int) error {
 	}
 	err := errors.New("nothing in common")
 	far := -1
+	least = max(least, min(len(a), len(b))/2)
 	for _, try := range []struct{ first, in []Packet }{{b, a}, {a, b}} {
 		for i := range try.in {
 			if try.in[i].Hash != try.first[0].Hash {

@@ -177,11 +177,11 @@ func (s *Server) Close() error {
 	conns, sessions := keys(s.conns), values(s.sessions)
 	s.mu.Unlock()
 	s.cancel()
+	for _, c := range conns {
+		c.close() // first: nobody waits for a slow reader then
+	}
 	for _, x := range sessions {
 		x.end("server closed")
-	}
-	for _, c := range conns {
-		c.close()
 	}
 	err := errors.Join(s.listener.Close(), s.rtp.Close(), s.rtcp.Close())
 	s.work.Wait()

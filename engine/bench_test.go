@@ -85,7 +85,7 @@ func benchRelay(b *testing.B, c engine.Config, arrival string, framesPerMs int) 
 	go func() { // the clients
 		in, count := n.NewInbox(64), 0
 		for !ended.Load() {
-			events, _ := poller.Wait(true)
+			events, _ := poller.Wait(wire.Forever)
 			for _, e := range events {
 				msgs, _ := clients[e.Token].Recv(in)
 				for i := range msgs {

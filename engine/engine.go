@@ -9,14 +9,19 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
+	"rtspshim/engine/disk"
+	"rtspshim/engine/hint"
 	"rtspshim/engine/relay"
 	"rtspshim/engine/wire"
 )
@@ -53,6 +58,15 @@ type Config struct {
 	// bytes; 0 means 4 MiB. The system may grant less (net.core.rmem_max).
 	SocketBuffer int
 
+	// Movies. What the disk reads in one cycle is sent in the next.
+	CycleTime     time.Duration // 0 means 1 s
+	Memory        int64         // of the block pool, bytes; 0 means 256 MiB. Taken when the first Stream opens.
+	DiskBandwidth int64         // for admission, bytes a second; 0 means no limit
+	DiskOverhead  time.Duration // likewise, of one read
+	Uring, Direct disk.Mode     // io_uring; O_DIRECT
+	Bandwidth     int64         // of the network, for admission, bits a second; 0 means no limit
+	BurstLimit    int           // packets of a track that leave back to back; 0 means 16
+
 	Logger *slog.Logger // nil means slog.Default
 }
 
@@ -74,11 +88,20 @@ type Engine struct {
 	pumps  []*pump
 	own    relay.Own
 
-	mu     sync.Mutex
-	closed bool
-	first  int // first port of the shared pair; 0 until known
-	pairs  map[netip.Addr][]*relay.Pair
-	relays map[*relay.Relay]struct{}
+	shelf   hint.Shelf
+	library sync.Mutex      // held to open disk
+	disk    *disk.Scheduler // nil before the first Stream
+	used    int64           // bits a second of Streams; guarded by mu
+	feeder  *feeder
+	writers sync.WaitGroup // Streams over TCP
+	ends    sync.WaitGroup // calls of Done
+
+	mu      sync.Mutex
+	closed  bool
+	streams map[*Stream]struct{}
+	first   int // first port of the shared pair; 0 until known
+	pairs   map[netip.Addr][]*relay.Pair
+	relays  map[*relay.Relay]struct{}
 }
 
 // Open starts an Engine.
@@ -92,10 +115,15 @@ func Open(c Config) (*Engine, error) {
 	if c.Pumps == 0 {
 		c.Pumps = max(1, runtime.GOMAXPROCS(0)-1)
 	}
+	c.CycleTime = cmp.Or(c.CycleTime, time.Second)
+	c.Memory = cmp.Or(c.Memory, 256<<20)
+	c.BurstLimit = cmp.Or(c.BurstLimit, 16)
 	e := &Engine{
+		feeder: newFeeder(), streams: map[*Stream]struct{}{},
 		config: c, log: c.Logger, start: time.Now(), first: c.UDPPort,
 		pairs: map[netip.Addr][]*relay.Pair{}, relays: map[*relay.Relay]struct{}{},
 	}
+	go e.feeder.run()
 	files, err := wire.RaiseFileLimit(openFiles)
 	if err != nil {
 		e.log.Warn("engine: open files not raised", "limit", files, "err", err)
@@ -105,11 +133,11 @@ func Open(c Config) (*Engine, error) {
 		Notify: func(err error) { e.log.Warn("engine: not batched", "err", err) },
 	})
 	if err != nil {
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 	}
 	e.ports = wire.PortPairs{Net: e.net, Min: c.MinPort, Max: c.MaxPort}
 	for i := range c.Pumps {
-		p, err := newPump(fmt.Sprintf("pump-%d", i), e.net, c.Gather, e.log)
+		p, err := newPump(fmt.Sprintf("pump-%d", i), e.net, &e.config, e.start)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 		}
@@ -121,8 +149,8 @@ func Open(c Config) (*Engine, error) {
 	return e, nil
 }
 
-// Close closes all Relays and stops the pumps, and returns when the last one
-// has ended.
+// Close ends all Streams where they are, closes all Relays and stops the pumps, and returns when the last one
+// has ended. It waits for FrameWriters that write.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	if e.closed {
@@ -130,7 +158,7 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	e.closed = true
-	relays, pairs := e.relays, e.pairs
+	relays, pairs, streams := e.relays, e.pairs, slices.Collect(maps.Keys(e.streams))
 	e.relays = nil
 	e.mu.Unlock()
 
@@ -139,6 +167,8 @@ func (e *Engine) Close() error {
 	for _, p := range e.pumps {
 		p.halt()
 	}
+	e.closeStreams(streams)
+	errs = append(errs, e.closeDisk())
 	for r := range relays {
 		errs = append(errs, r.Close())
 	}

@@ -33,6 +33,9 @@ type PumpStats struct {
 	// Late counts ticks by how much later than its Gather a pump woke:
 	// Late[i] those of less than 2^i µs, the last one all others.
 	Late [16]uint64
+
+	Streams  int      // sent now
+	Lateness Lateness // of their packets
 }
 
 // pump is one thread that serves a set of sockets in ticks: it sleeps until one
@@ -43,19 +46,24 @@ type pump struct {
 	name   string
 	poller wire.Poller
 	gather time.Duration
+	epoch  time.Time // of Streams' times
 	log    *slog.Logger
 	load   atomic.Int32 // sockets attached
+	plays  atomic.Int32 // Streams opened
 
 	inbox *wire.Inbox
-	batch *wire.Batch
 	turns []socket // ready in this tick
 	stats PumpStats
+	udpSink
 
 	mu      sync.Mutex
 	sockets []socket // by token; conn is nil where free
 	free    []int32
 	tokens  map[wire.Conn]int32
 	calls   []func() // to be run between ticks
+	started []*Stream
+	woken   []*Stream
+	out     [2][]*Stream // started and woken, as run has taken them
 	stopped bool
 	thread  wire.Thread
 	shown   PumpStats // a copy for others to read
@@ -70,17 +78,19 @@ type socket struct {
 	failed  bool // has ICMP errors to tell
 }
 
-func newPump(name string, n *wire.Net, gather time.Duration, log *slog.Logger) (*pump, error) {
+func newPump(name string, n *wire.Net, c *Config, epoch time.Time) (*pump, error) {
 	poller, err := n.NewPoller()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &pump{
-		name: name, poller: poller, gather: gather, log: log,
-		inbox: n.NewInbox(inboxSlots), batch: n.NewBatch(),
+	p := &pump{
+		name: name, poller: poller, gather: c.Gather, epoch: epoch, log: c.Logger,
+		inbox:  n.NewInbox(inboxSlots),
 		tokens: map[wire.Conn]int32{}, stats: PumpStats{Name: name}, shown: PumpStats{Name: name},
 		done: make(chan struct{}),
-	}, nil
+	}
+	p.udpSink.init(n.NewBatch(), c.BurstLimit)
+	return p, nil
 }
 
 // Attach implements relay.Pump.
@@ -159,26 +169,55 @@ func (p *pump) halt() {
 
 // run is the pump's goroutine. It alone reads the clock.
 func (p *pump) run() {
-	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("goroutine", p.name)))
+	label(p.name)
 	thread := wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
 	p.mu.Lock()
 	p.thread = thread
 	p.mu.Unlock()
 	defer close(p.done)
 	for p.serve() {
-		events, err := p.poller.Wait(true)
+		now := time.Now()
+		events, err := p.poller.Wait(p.wait(wire.Forever, now))
 		if err == nil && len(events) > 0 && p.gather > 0 {
-			due := time.Now().Add(p.gather)
-			wire.Sleep(p.gather)
-			p.late(time.Since(due))
-			events, err = p.poller.Wait(false)
+			now = time.Now()
+			if most := p.wait(p.gather, now); most > 0 {
+				wire.Sleep(most)
+				p.woke(time.Since(now) - most)
+			}
+			events, err = p.poller.Wait(0)
 		}
 		if err != nil {
 			p.log.Error("engine: "+p.name, "err", err)
 			wire.Sleep(time.Millisecond) // never a busy loop
 		}
-		p.tick(events, time.Now())
+		now = time.Now()
+		for p.streams(now.Sub(p.epoch)) {
+			p.batch.Flush()
+			p.settle()
+			now = time.Now()
+		}
+		p.tick(events, now)
 	}
+	p.abandon()
+}
+
+// wait is how long to wait at most for sockets: until a Stream has something to
+// send.
+func (p *pump) wait(most time.Duration, now time.Time) time.Duration {
+	at, ok := p.wheel.next()
+	if !ok {
+		return most
+	}
+	left := max(0, p.epoch.Add(at).Sub(now))
+	if most == wire.Forever {
+		return left
+	}
+	return min(most, left)
+}
+
+// label names the calling goroutine in profiles.
+func label(name string) {
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("goroutine", name)))
 }
 
 // serve runs what waits between ticks and says whether to go on.
@@ -189,16 +228,23 @@ func (p *pump) serve() bool {
 	p.shown = p.stats
 	p.shown.Sockets = len(p.tokens)
 	p.shown.Out = p.batch.Stats
+	p.shown.Streams, p.shown.Lateness = len(p.all), p.udpSink.late
+	p.out[0], p.started = p.started, p.out[0][:0]
+	p.out[1], p.woken = p.woken, p.out[1][:0]
 	p.mu.Unlock()
+	p.admit(p.out[0], p.out[1])
+	clear(p.out[0])
+	clear(p.out[1])
 	for _, fn := range calls {
 		fn()
 	}
 	return !stopped
 }
 
-// tick receives from all ready sockets and sends what their handlers answer.
+// tick receives from all ready sockets and sends what their handlers answer,
+// and what Streams have added.
 func (p *pump) tick(events []wire.Event, now time.Time) {
-	if len(events) == 0 {
+	if len(events) == 0 && len(p.turn) == 0 {
 		return
 	}
 	p.stats.Ticks++
@@ -212,15 +258,16 @@ func (p *pump) tick(events []wire.Event, now time.Time) {
 	}
 	p.mu.Unlock()
 	for i := range p.turns {
-		p.turn(&p.turns[i], now)
+		p.receive(&p.turns[i], now)
 	}
 	p.batch.Flush()
 	p.inbox.Reset()
+	p.settle()
 }
 
-// turn receives what one socket has, within limits: what remains keeps it ready
+// receive takes what one socket has, within limits: what remains keeps it ready
 // for the next tick.
-func (p *pump) turn(s *socket, now time.Time) {
+func (p *pump) receive(s *socket, now time.Time) {
 	if s.failed {
 		s.conn.Failures(s.handler.Failed)
 	}
@@ -246,7 +293,7 @@ func (p *pump) turn(s *socket, now time.Time) {
 	}
 }
 
-func (p *pump) late(by time.Duration) {
+func (p *pump) woke(by time.Duration) {
 	i := 0
 	for us := by.Microseconds(); us > 0 && i < len(p.stats.Late)-1; us >>= 1 {
 		i++

@@ -269,8 +269,15 @@ func TestObserveAndMute(t *testing.T) {
 	expect("client=false rtcp=false 400 bytes")
 	r.upstream.send(1, r.toClient[1], rtcp(200, 6))
 	expect("client=false rtcp=true 28 bytes")
-	r.client.want(1, rtcp(200, 6), r.toUpstream[1])
+	r.Sync()
+	r.client.nothing(1)
 	r.client.nothing(0)
+	r.upstream.send(1, r.toClient[1], rtcp(203, 1))
+	expect("client=false rtcp=true 8 bytes")
+	r.client.want(1, rtcp(203, 1), r.toUpstream[1])
+	r.client.send(1, r.toUpstream[1], rtcp(201, 7)) // reports of the client's still flow
+	expect("client=true rtcp=true 32 bytes")
+	r.upstream.want(1, rtcp(201, 7), r.toClient[1])
 
 	r.Mute(false)
 	r.Observe(nil)

@@ -1,8 +1,13 @@
 package engine
 
 import (
+	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"rtspshim/engine/hint"
@@ -66,4 +71,287 @@ type TrackState struct {
 	NextSeq      uint16 // its numbers for the client
 	NextTime     uint32
 	Ended        bool // there is none
+}
+
+// StreamStats tells what Streams have done.
+type StreamStats struct {
+	File, Path                string // of the first one that is added: the movie, and "udp" or "tcp"
+	Packets, Octets           uint64 // sent; octets of payload
+	Drops                     uint64 // of them, packets the kernel would not take
+	Underruns                 uint64 // intervals whose data came too late
+	LateP50, LateP99, LateMax time.Duration
+}
+
+// Add sums up; of the late figures the worst remain.
+func (a *StreamStats) Add(b StreamStats) {
+	a.File, a.Path = cmp.Or(a.File, b.File), cmp.Or(a.Path, b.Path)
+	a.Packets += b.Packets
+	a.Octets += b.Octets
+	a.Drops += b.Drops
+	a.Underruns += b.Underruns
+	a.LateP50, a.LateP99, a.LateMax = max(a.LateP50, b.LateP50), max(a.LateP99, b.LateP99), max(a.LateMax, b.LateMax)
+}
+
+// Stream is the sending of a movie to one client. Its methods may be called
+// from anywhere but the FrameWriter.
+type Stream struct {
+	e    *Engine
+	spec StreamSpec
+	base time.Duration // Spec.Base, since the Engine's start
+	pump *pump         // UDP: sends it
+	tcp  *tcpSink      // TCP: likewise
+
+	source  source
+	arrived atomic.Bool // what the source asked for
+	posted  bool        // guarded by feeder.mu
+	bits    int64       // a second, admitted
+
+	next, prev *Stream // in the pump's wheel
+	slot       int     //
+
+	mu        sync.Mutex
+	lines     []line
+	started   bool
+	startedAt time.Duration
+	ahead     time.Duration // of their time packets leave, now
+	dry       bool          // waits for data
+	halting   bool          // only what is begun is sent
+	over      bool          // nothing is sent any more
+	told      bool          // Done was called, or never will be
+	underruns uint64
+	late      Lateness
+	primed    chan struct{} // closed when the first interval is in memory
+	stopped   chan struct{} // closed when the last packet has left
+}
+
+// OpenStream admits a Stream and begins to read its movie, from Spec.From on.
+// It returns ErrAdmission where disk, memory or network cannot carry it. Start
+// or Halt must follow.
+func (e *Engine) OpenStream(spec StreamSpec) (*Stream, error) {
+	s, err := e.openStream(spec)
+	if err != nil {
+		return nil, fmt.Errorf("engine: open stream: %w", err)
+	}
+	return s, nil
+}
+
+func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
+	if spec.File == nil || len(spec.Tracks) == 0 {
+		return nil, errors.New("no movie, or no tracks")
+	}
+	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, primed: make(chan struct{}), stopped: make(chan struct{})}
+	if s.spec.End <= 0 {
+		s.spec.End = 1<<63 - 1
+	}
+	s.lines = make([]line, len(spec.Tracks))
+	for i, t := range spec.Tracks {
+		r, err := spec.File.Reader(hint.Config{Tracks: []uint32{t.Track}, AsHinted: spec.AsHinted})
+		if err != nil {
+			return nil, err
+		}
+		if spec.TCP == nil && t.Relay == nil {
+			return nil, fmt.Errorf("track %d: neither a relay nor TCP", t.Track)
+		}
+		r.Seek(spec.From)
+		s.source.readers = append(s.source.readers, r)
+		t.Report.Interval = cmp.Or(t.Report.Interval, defaultReport)
+		s.lines[i] = line{StreamTrack: t, track: spec.File.Track(t.Track)}
+	}
+	for i := range s.source.slots {
+		s.source.slots[i].cycles = make([]hint.Cycle, len(s.lines))
+	}
+	if spec.TCP != nil {
+		s.tcp = newTCPSink(spec.TCP)
+	}
+	if err := e.admit(s); err != nil {
+		return nil, err
+	}
+	e.feeder.post(s)
+	return s, nil
+}
+
+// Start begins to send. after has for each track the last packet that was sent
+// already, to go on right behind it, or nil to go on from Spec.From; it may be
+// nil as a whole. What is due in the past leaves at once, but for the burst
+// limit.
+func (s *Stream) Start(after []*Place) error {
+	now := time.Since(s.e.start)
+	s.mu.Lock()
+	if s.over || s.halting || s.started {
+		s.mu.Unlock()
+		return fmt.Errorf("engine: start stream: %w", ErrClosed)
+	}
+	s.started, s.startedAt = true, now
+	for i := range s.lines {
+		l := &s.lines[i]
+		l.reportAt = now + l.Report.Due
+		if i < len(after) && after[i] != nil {
+			l.last, l.behind = *after[i], true
+		}
+	}
+	s.mu.Unlock()
+	if s.tcp != nil {
+		return s.e.runTCP(s)
+	}
+	return s.pump.start(s)
+}
+
+// Primed waits until the first packets are in memory, so that Start sends at
+// once.
+func (s *Stream) Primed(ctx context.Context) error {
+	select {
+	case <-s.primed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("engine: read the movie: %w", ctx.Err())
+	}
+}
+
+// Halt ends the Stream. The samples begun are sent to their end, at once but
+// for the burst limit, then nothing. It returns when the last packet has left;
+// over TCP that may take as long as FrameWriter does. The relays and the writer
+// are not used after that. A second Halt returns the same.
+func (s *Stream) Halt() []TrackState {
+	s.mu.Lock()
+	if !s.started && !s.over {
+		s.over, s.told = true, true
+		close(s.stopped)
+		s.e.feeder.post(s)
+	}
+	if !s.over {
+		s.halting = true
+	}
+	s.mu.Unlock()
+	s.wake()
+	timer := time.AfterFunc(haltWait, s.hurry)
+	defer timer.Stop()
+	<-s.stopped
+	return s.State()
+}
+
+// haltWait is how long Halt waits for the disk to bring the rest of a sample.
+const haltWait = 500 * time.Millisecond
+
+// hurry gives up waiting for data.
+func (s *Stream) hurry() {
+	s.mu.Lock()
+	if s.source.broken == nil {
+		s.source.broken = errors.New("halted")
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+// State tells where the tracks stand.
+func (s *Stream) State() []TrackState {
+	s.mu.Lock()
+	var all []TrackState
+	if s.tcp != nil && s.started {
+		all = append(all, s.tcp.state...)
+	} else {
+		all = s.snapshot(nil)
+	}
+	s.mu.Unlock()
+	for i := range all {
+		if t := &all[i]; !t.Ended && t.Next == (Place{}) && t.NextSeq == 0 {
+			s.resolve(&s.lines[i], t)
+		}
+	}
+	return all
+}
+
+// Position is when the earliest of the packets that come next is due; the end
+// of the movie when there are none.
+func (s *Stream) Position() time.Duration {
+	at := min(s.spec.End, s.spec.File.Duration)
+	for _, t := range s.State() {
+		if !t.Ended {
+			at = min(at, t.Next.Due)
+		}
+	}
+	return at
+}
+
+// DropTrack ends one track, as a TEARDOWN of it does. Its Relay is not used any
+// more when it returns.
+func (s *Stream) DropTrack(i int) {
+	s.mu.Lock()
+	s.lines[i].ended = true
+	s.mu.Unlock()
+	s.wake()
+	if s.pump != nil {
+		s.pump.Sync()
+	}
+}
+
+// Stats tells what the Stream has done so far.
+func (s *Stream) Stats() StreamStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := StreamStats{
+		File: s.spec.File.Name, Path: "udp", Underruns: s.underruns,
+		LateP50: s.late.Quantile(0.5), LateP99: s.late.Quantile(0.99), LateMax: s.late.Max(),
+	}
+	if s.tcp != nil {
+		t.Path = "tcp"
+	}
+	for i := range s.lines {
+		l := &s.lines[i]
+		t.Packets += l.sent
+		t.Octets += l.octets
+		if l.Relay != nil {
+			t.Drops += l.Relay.Stats().Own.Dropped - l.dropped
+		}
+	}
+	return t
+}
+
+// wake has the Stream looked at now, if it is playing.
+func (s *Stream) wake() {
+	switch {
+	case s.tcp != nil:
+		ring(s.tcp.bell)
+	case s.pump != nil:
+		s.pump.wake(s)
+	}
+}
+
+// closeStreams ends Streams with the Engine. The pumps have stopped.
+func (e *Engine) closeStreams(all []*Stream) {
+	for _, s := range all {
+		s.mu.Lock()
+		started := s.started
+		s.mu.Unlock()
+		switch {
+		case !started:
+			s.Halt()
+		case s.tcp != nil:
+			s.abandon()
+			s.wake()
+		}
+	}
+	e.writers.Wait()
+	e.feeder.halt()
+	e.ends.Wait()
+}
+
+// finish is called, under mu, when the last packet was handed on, and by nobody
+// else: err is why, if it was not Halt.
+func (s *Stream) finish(err error) {
+	s.over = true
+	if s.halting || s.told || s.spec.Done == nil {
+		s.told = true
+		return
+	}
+	s.told = true
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.e.log.Warn("engine: stream ended", "file", s.spec.File.Name, "err", err)
+	}
+	s.e.ends.Add(1)
+	go func() {
+		defer s.e.ends.Done()
+		label("stream done")
+		<-s.stopped
+		s.spec.Done(err)
+	}()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rtspshim/engine"
@@ -17,7 +18,10 @@ type Config struct {
 	// which neither side has sent anything for: the upstream has long
 	// forgotten it then. Zero means 10 minutes.
 	OrphanTimeout time.Duration
-	Movies        Movies       // files that the engine may take over
+	Movies        Movies       // files that the engine may take over; none means that all is relayed
+	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
+	Proved        string       // file that remembers which movies were proved; "" keeps none
+	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
 	Logger        *slog.Logger // nil means slog.Default()
 }
 
@@ -28,20 +32,31 @@ type Interceptor struct {
 	log   *slog.Logger
 	epoch time.Time
 
+	proved *proved
+	server *proxy.Server
+	work   sync.WaitGroup // proofs, and what follows the engine
+
+	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
+
 	mu       sync.Mutex
 	sessions map[string]*session
 }
 
-// New returns an Interceptor without sessions.
-func New(cfg Config) *Interceptor {
+// New returns an Interceptor without sessions. It fails when the file of
+// proved movies cannot be read.
+func New(cfg Config) (*Interceptor, error) {
 	if cfg.OrphanTimeout <= 0 {
 		cfg.OrphanTimeout = 10 * time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), sessions: map[string]*session{}}
+	p, err := openProved(cfg.Proved)
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, sessions: map[string]*session{}}, err
 }
+
+// Front names the server that the Interceptor works behind; before Serve.
+func (i *Interceptor) Front(server *proxy.Server) { i.server = server }
 
 // Sessions is the number of sessions now known.
 func (i *Interceptor) Sessions() int {
@@ -63,6 +78,8 @@ func (i *Interceptor) admit(id string, t *tap) *session {
 	s := i.sessions[id]
 	if s == nil {
 		s = &session{id: id, client: t.conn.Client().Addr(), began: time.Now(), conns: map[*tap]struct{}{}}
+		s.turn = make(chan struct{}, 1)
+		s.sdp = t.sdp
 		i.sessions[id] = s
 	}
 	return s
@@ -76,20 +93,34 @@ func (i *Interceptor) end(s *session, why string) {
 	}
 	i.mu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.over {
+		s.mu.Unlock()
 		return
 	}
 	s.over = true
+	cancel, stream := s.cancel, s.stream
+	s.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	if stream != nil {
+		_ = stream.Halt()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
 	for _, m := range s.medias {
 		m.close()
 	}
-	i.log.Info("session ended", s.attrs(why, time.Now())...)
+	if s.file != nil {
+		_ = s.file.Close()
+	}
 }
 
-// Run looks for orphaned sessions until ctx ends.
+// Run keeps the shadows of living clients alive and ends the sessions of dead
+// ones, until ctx ends.
 func (i *Interceptor) Run(ctx context.Context) error {
-	tick := time.NewTicker(i.cfg.OrphanTimeout / 20)
+	tick := time.NewTicker(min(i.cfg.OrphanTimeout/20, time.Second))
 	defer tick.Stop()
 	for {
 		select {
@@ -99,6 +130,8 @@ func (i *Interceptor) Run(ctx context.Context) error {
 			for _, s := range i.all() {
 				if s.orphanedSince(now.Add(-i.cfg.OrphanTimeout)) {
 					i.end(s, "silent, connections gone")
+				} else {
+					i.keep(s, now)
 				}
 			}
 		}
@@ -120,24 +153,35 @@ const tearDownTimeout = 2 * time.Second
 
 // TearDown ends every session at the upstream: on a connection it was
 // controlled from, or on a new one where all are gone.
-func (i *Interceptor) TearDown(ctx context.Context, server *proxy.Server) {
+func (i *Interceptor) TearDown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tearDownTimeout)
 	defer cancel()
-	var work sync.WaitGroup
+	var goodbyes sync.WaitGroup
 	for _, s := range i.all() {
-		work.Go(func() {
-			head, conn := s.tearDownRequest()
-			var err error
-			if conn != nil {
-				_, err = conn.Do(ctx, head)
-			} else {
-				_, err = server.Once(ctx, head)
-			}
-			if err != nil {
+		goodbyes.Go(func() {
+			if _, err := i.askIn(ctx, s, "TEARDOWN", ""); err != nil {
 				i.log.Debug("TEARDOWN at shutdown", "session", s.short(), "err", err)
 			}
 			i.end(s, "shutdown")
 		})
 	}
-	work.Wait()
+	goodbyes.Wait()
+}
+
+// Close waits for everything the Interceptor has begun; after Serve.
+func (i *Interceptor) Close() { i.work.Wait() }
+
+// ask sends the upstream a request of the shim's own in a session.
+func (i *Interceptor) ask(s *session, method, headers string) (*proxy.Message, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	return i.askIn(ctx, s, method, headers)
+}
+
+func (i *Interceptor) askIn(ctx context.Context, s *session, method, headers string) (*proxy.Message, error) {
+	head, conn := s.request(method, headers)
+	if conn != nil {
+		return conn.Do(ctx, head)
+	}
+	return i.server.Once(ctx, head)
 }

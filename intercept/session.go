@@ -2,6 +2,8 @@ package intercept
 
 import (
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,11 +29,18 @@ type session struct {
 	basic    string            // Basic credentials, good for any request
 	lastSeen time.Time         // of RTSP about it
 	over     bool
+
+	sdp       string        // of the DESCRIBE before the SETUP
+	relayOnly string        // what was negotiated that the engine does not carry
+	timeout   time.Duration // the Session header's, 0 when it says none
+	asked     time.Time     // when the shim last asked something of the upstream
+	takeover
 }
 
 // media is one Media of a session, set up.
 type media struct {
 	url      string // its SETUP's request-URI
+	tap      *tap   // its SETUP's connection
 	path     string // how its packets travel: "udp", "tcp", "multicast"
 	relay    *relay.Relay
 	channels *counters // tcp only
@@ -49,10 +58,17 @@ func sessionID(m *proxy.Message) string {
 	return strings.TrimSpace(id)
 }
 
-// setUp adds a Media, in place of an earlier one of the same URL.
-func (s *session) setUp(m *media) {
+// setUp adds a Media, in place of an earlier one of the same URL, with what
+// its answer says about the session and why only a relay can carry it, if so.
+func (s *session) setUp(m *media, answer *proxy.Message, relayOnly string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if relayOnly != "" {
+		s.relayOnly = relayOnly
+	}
+	if n, err := strconv.Atoi(getParam(answer.Get("Session"), "timeout")); err == nil && n > 0 {
+		s.timeout = time.Duration(n) * time.Second
+	}
 	for i, was := range s.medias {
 		if was.url == m.url {
 			was.close()
@@ -84,6 +100,23 @@ func (m *media) close() {
 	}
 }
 
+// media are those set up, in the order of their SETUPs.
+func (s *session) media() []*media {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.medias)
+}
+
+// onePath says whether all media travel alike, in a way the engine knows.
+func (s *session) onePath() bool {
+	for _, m := range s.medias {
+		if m.path != s.medias[0].path || m.path != "tcp" && m.relay == nil {
+			return false
+		}
+	}
+	return len(s.medias) > 0
+}
+
 // onlyTCP says whether the session's media live on a connection.
 func (s *session) onlyTCP() bool {
 	for _, m := range s.medias {
@@ -102,6 +135,13 @@ func (s *session) seen(t *tap, ex *proxy.Exchange, now time.Time) {
 	if auth := ex.Request.Get("Authorization"); strings.HasPrefix(auth, "Basic ") {
 		s.basic = auth
 	}
+}
+
+// plays notes what a PLAY or RECORD named.
+func (s *session) plays(url string, record bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.url, s.record = url, record
 }
 
 // left notes the end of a connection and reports whether the session ended
@@ -135,20 +175,21 @@ func (s *session) orphanedSince(then time.Time) bool {
 	return true
 }
 
-// tearDownRequest is the head of a TEARDOWN for the whole session, and a
-// connection to send it on, if one is left. Digest credentials cannot be made
-// for it, Basic ones serve again.
-func (s *session) tearDownRequest() (head string, conn *proxy.Conn) {
+// request is the head of a request for the whole session, and a connection to
+// send it on, if one is left. Digest credentials cannot be made for it, Basic
+// ones serve again.
+func (s *session) request(method, headers string) (head string, conn *proxy.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	url := s.url
 	if url == "" && len(s.medias) > 0 {
 		url = s.medias[0].url
 	}
-	head = "TEARDOWN " + url + " RTSP/1.0\r\nSession: " + s.id + "\r\n"
+	head = method + " " + url + " RTSP/1.0\r\nSession: " + s.id + "\r\n" + headers
 	if s.basic != "" {
 		head += "Authorization: " + s.basic + "\r\n"
 	}
+	s.asked = time.Now()
 	for t := range s.conns {
 		conn = t.conn
 	}
@@ -161,25 +202,3 @@ func (s *session) tearDownRequest() (head string, conn *proxy.Conn) {
 // short names the session in the log; the whole id would let a reader of the
 // log control it.
 func (s *session) short() string { return s.id[:min(len(s.id), 6)] + "…" }
-
-// attrs are the log line of the session's end; s.mu is held.
-func (s *session) attrs(why string, now time.Time) []any {
-	var path []string
-	var down, up, dropped, downOctets, upOctets uint64
-	for _, m := range s.medias {
-		path = append(path, m.path)
-		if m.relay != nil {
-			st := m.relay.Stats()
-			down, downOctets = down+st.FromUpstream.Sent, downOctets+st.FromUpstream.SentBytes
-			up, upOctets = up+st.FromClient.Sent, upOctets+st.FromClient.SentBytes
-			dropped += st.FromUpstream.Dropped + st.FromUpstream.Lost + st.FromClient.Dropped
-		}
-		if m.channels != nil {
-			down, downOctets = down+m.channels.packets.Load(), downOctets+m.channels.octets.Load()
-		}
-	}
-	return []any{"session", s.short(), "client", s.client.String(), "url", s.url, "path", "relay",
-		"medias", strings.Join(path, ","), "record", s.record, "seconds", int(now.Sub(s.began).Seconds()),
-		"packets_down", down, "octets_down", downOctets, "packets_up", up, "octets_up", upOctets,
-		"dropped", dropped, "why", why}
-}

@@ -14,6 +14,7 @@ import (
 // pair of client ports that its Transport offers.
 type pendingSetup struct {
 	offers []offer
+	again  *control // of a session that is there already
 }
 
 type offer struct {
@@ -31,7 +32,7 @@ const maxOffers = 4
 // Everything else (multicast, interleaving, a third party's destination,
 // ports that are not there) goes up untouched.
 func (t *tap) requestSetup(ex *proxy.Exchange) {
-	p := &pendingSetup{}
+	p := &pendingSetup{again: t.requestAgain(ex)}
 	ex.Value = p
 	client := t.conn.Client().Addr()
 	var failed error
@@ -53,6 +54,7 @@ func (t *tap) requestSetup(ex *proxy.Exchange) {
 	})
 	if failed != nil {
 		p.close(nil)
+		t.release(p.again)
 		t.conn.Log().Error("no ports for a SETUP", "url", ex.URI, "err", failed)
 		ex.Answer("503 Service Unavailable")
 	}
@@ -112,14 +114,16 @@ func (p *pendingSetup) close(keep *relay.Relay) {
 // the client the engine's.
 func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 	p, _ := ex.Value.(*pendingSetup)
-	id := sessionID(m)
-	if p == nil || !m.OK() || id == "" {
-		if p != nil {
-			p.close(nil)
-		}
+	if p == nil {
 		return
 	}
-	d := &media{url: ex.URI, watch: &watch{epoch: t.epoch}}
+	defer t.release(p.again)
+	id := sessionID(m)
+	if !m.OK() || id == "" {
+		p.close(nil)
+		return
+	}
+	d := &media{url: ex.URI, tap: t, watch: &watch{epoch: t.epoch}}
 	var chosen *offer
 	m.Edit("Transport", func(choice string) string {
 		switch {
@@ -147,7 +151,27 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 	p.close(d.relay)
 	s := t.admit(id, t)
 	t.attach(s, ex)
-	s.setUp(d)
+	d.watch.bye = func() { t.goodbye(s) }
+	s.setUp(d, m, negotiated(ex.Request, m))
+}
+
+// negotiated says what a SETUP agreed on that the engine does not carry.
+func negotiated(asked, answered *proxy.Message) string {
+	for _, name := range []string{"x-Retransmit", "x-RTP-Meta-Info", "x-Dynamic-Rate", "3GPP-Adaptation", "x-Transport-Options"} {
+		if v := answered.Get(name); v != "" && v != "0" || asked.Get(name) != "" && name != "x-Dynamic-Rate" {
+			return name + " was negotiated"
+		}
+	}
+	transport := strings.ToUpper(answered.Get("Transport"))
+	switch {
+	case !strings.HasPrefix(transport, "RTP/AVP"):
+		return "transport " + transport[:min(len(transport), 16)]
+	case strings.HasPrefix(transport, "RTP/AVPF"):
+		return "feedback profile"
+	case strings.Contains(transport, "MODE=RECORD") || strings.Contains(transport, `MODE="RECORD"`):
+		return "the client publishes"
+	}
+	return ""
 }
 
 // chosen is the offer whose ports the upstream's answer names; where it names

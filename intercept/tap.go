@@ -17,20 +17,26 @@ type tap struct {
 	mu       sync.Mutex
 	sessions map[*session]struct{} // controlled from this connection
 	calls    []func()              // for settle
+	controls map[*control]struct{} // of the client's, under way
 
+	sdp      string        // of the last DESCRIBE; upstream side only
 	channels *[256]channel // interleaved Media by channel; upstream side only
 	heard    atomic.Int64  // unix nanoseconds of the client's last frame
 }
 
 // Open watches a new connection.
 func (i *Interceptor) Open(c *proxy.Conn) proxy.Tap {
-	return &tap{Interceptor: i, conn: c, sessions: map[*session]struct{}{}}
+	return &tap{Interceptor: i, conn: c, sessions: map[*session]struct{}{}, controls: map[*control]struct{}{}}
 }
 
-// Request catches SETUP; the rest is noted when it is answered.
+// Request catches what changes a session's media; the rest is noted when it
+// is answered.
 func (t *tap) Request(ex *proxy.Exchange) {
-	if ex.Method == "SETUP" {
+	switch ex.Method {
+	case "SETUP":
 		t.requestSetup(ex)
+	case "PLAY", "PAUSE", "TEARDOWN":
+		t.requestControl(ex)
 	}
 }
 
@@ -39,9 +45,19 @@ func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
 	if ex == nil {
 		return
 	}
-	if ex.Method == "SETUP" {
+	switch {
+	case ex.Method == "SETUP":
 		t.answerSetup(ex, m)
 		return
+	case ex.Method == "DESCRIBE" && m.OK() && t.cfg.Movies.any():
+		t.sdp = string(m.Body())
+		return
+	}
+	if c, ok := ex.Value.(*control); ok {
+		if ex.Method == "PLAY" && m.OK() {
+			c.s.plays(ex.URI, false)
+		}
+		t.answerControl(c, ex, m)
 	}
 	s := t.Interceptor.session(sessionID(ex.Request))
 	if s == nil {
@@ -59,9 +75,7 @@ func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
 	t.attach(s, ex)
 	switch {
 	case ex.Method == "PLAY" || ex.Method == "RECORD":
-		s.mu.Lock()
-		s.url, s.record = ex.URI, ex.Method == "RECORD"
-		s.mu.Unlock()
+		s.plays(ex.URI, ex.Method == "RECORD")
 	case ex.Method == "TEARDOWN" && s.tearDown(ex.URI):
 		t.detach(s)
 		t.end(s, "torn down")
@@ -96,12 +110,26 @@ func (t *tap) Close() {
 	t.mu.Lock()
 	sessions := t.sessions
 	t.sessions = nil
+	controls := t.controls
+	t.controls = nil
 	t.mu.Unlock()
+	for c := range controls {
+		c.s.leave()
+	}
 	for s := range sessions {
 		if s.left(t) {
 			t.end(s, "connection closed")
+		} else {
+			t.disconnected(s)
 		}
 	}
+}
+
+// call has fn run when every frame passed on so far has been written.
+func (t *tap) call(fn func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls = append(t.calls, fn)
 }
 
 // ClientFrames passes on what the client sends interleaved.

@@ -16,7 +16,6 @@ import (
 type watch struct {
 	index int       // of the Media in its session
 	epoch time.Time // of Seen.At
-	clock int       // RTP ticks a second, 0 when not known
 
 	mu      sync.Mutex
 	feed    chan<- engine.Seen // a proof under way
@@ -173,4 +172,28 @@ func (w *watch) state() (up, last uint16, packets, octets uint32, r report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.up, w.last, w.packets, w.octets, w.report
+}
+
+// shifted is what is added to the upstream's numbers.
+func (w *watch) shifted() shift {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.shift
+}
+
+// shiftTo has the upstream's next packet follow the client's last one, its
+// timestamp moved by so much.
+func (w *watch) shiftTo(time uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shift = shift{w.last - w.up, time}
+}
+
+// sent notes what the engine has sent in the relay's place.
+func (w *watch) sent(t engine.TrackState) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = t.LastSeq
+	w.packets += uint32(t.Sent)
+	w.octets += uint32(t.Octets)
 }

@@ -151,13 +151,31 @@ func (c *Conn) WriteFrames(frames net.Buffers) error {
 	if w.w == nil || w.closed {
 		return ErrEnded
 	}
-	if _, plain := c.client.(*sniffed); !plain || c.secure { // a write each would be a TLS record each
-		_, err := w.w.Write(slices.Concat(frames...))
+	n := 0
+	for _, f := range frames {
+		n += len(f)
+	}
+	c.bytesDown.Add(int64(n))
+	if tcp := below(c.client); tcp != nil {
+		_, err := frames.WriteTo(tcp)
 		return err
 	}
-	n, err := frames.WriteTo(c.client.(*sniffed).Conn)
-	c.bytesDown.Add(n)
+	_, err := w.w.Write(slices.Concat(frames...)) // a write each would be a TLS record each
 	return err
+}
+
+// below is the TCP connection under a client's, nil when it is encrypted.
+func below(c net.Conn) *net.TCPConn {
+	for {
+		switch under := c.(type) {
+		case *net.TCPConn:
+			return under
+		case *sniffed:
+			c = under.Conn
+		default:
+			return nil
+		}
+	}
 }
 
 func (c *Conn) touch() { c.lastActive.Store(time.Now().UnixNano()) }
@@ -307,7 +325,7 @@ func (c *Conn) upstreamMessage(m *Message) error {
 // opaque passes on, as they are, bytes that have no frame we know. Nothing
 // can be inserted behind them any more.
 func (c *Conn) opaque(from string, w *writer, first []byte, r *Reader, raw io.Reader) error {
-	c.log.Debug("stream is not RTSP any more, passed on as it is", "from", from, "octets", len(first))
+	c.log.Info("stream is not RTSP any more, passed on as it is", "from", from, "octets", len(first))
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()

@@ -60,7 +60,7 @@ func benchAction(c *cli.Context) error {
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	clean := func() {}
-	cfg.Progress, clean = progress(os.Stderr)
+	cfg.Progress, clean = benchProgress(os.Stderr)
 	report, err := bench.Measure(ctx, cfg)
 	clean()
 	if report == nil {
@@ -146,9 +146,9 @@ func toFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// progress shows a line that is written over, if f is a terminal, and what
+// benchProgress shows a line that is written over, if f is a terminal, and what
 // takes it away.
-func progress(f *os.File) (tell func(string), clean func()) {
+func benchProgress(f *os.File) (tell func(string), clean func()) {
 	if s, err := f.Stat(); err != nil || s.Mode()&os.ModeCharDevice == 0 {
 		return nil, func() {}
 	}
@@ -174,4 +174,3 @@ var benchLimitCommand = &cli.Command{
 		return errors.Join(err, bench.WriteLimits(os.Stdout, all))
 	},
 }
-

@@ -13,6 +13,10 @@ import (
 var commands = []*cli.Command{
 	serveCommand,
 	benchCommand,
+	hintCommand,
+	movieCommand,
+	demoCommand,
+	compatCommand,
 }
 
 func main() {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,6 +34,11 @@ var serveFlags = []cli.Flag{
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "upstream-insecure", EnvVars: []string{"SHIM_UPSTREAM_INSECURE"}, Usage: "do not verify an rtsps upstream's certificate"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "max-connections", EnvVars: []string{"SHIM_MAX_CONNECTIONS"}, Value: 10_000, Usage: "client connections at once"}),
 	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "idle-timeout", EnvVars: []string{"SHIM_IDLE_TIMEOUT"}, Value: 5 * time.Minute, Usage: "life of a silent connection without a session"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "movies", EnvVars: []string{"SHIM_MOVIES"}, Usage: "folder of the hinted movies that the upstream serves; the engine takes them over: `DIR`"}),
+	altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "map", EnvVars: []string{"SHIM_MAP"}, Usage: "movie file of URLs whose path matches, tried before --movies; * in FILE is the path: `PATTERN=FILE`"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "as-hinted", EnvVars: []string{"SHIM_AS_HINTED"}, Usage: "send movies at the times their hints say, bunched or not"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gso", EnvVars: []string{"SHIM_GSO"}, Value: "auto", Usage: "UDP segmentation offload when sending: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gro", EnvVars: []string{"SHIM_GRO"}, Value: "auto", Usage: "UDP receive offload: auto, on, off"}),
@@ -72,36 +78,63 @@ var serveCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-		return serve(ctx, ln, cfg, ecfg, logger)
+		icfg, err := interceptConfig(c, logger)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, ln, cfg, icfg, ecfg, nil)
 	},
 }
 
-// serve carries the clients of ln until ctx ends.
-func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.Config, logger *slog.Logger) error {
+// serve carries the clients of ln until ctx ends. When watch is not nil, it is
+// given the sessions before the first client.
+func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
+	watch func(*intercept.Interceptor)) error {
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	defer func() { _ = e.Close() }()
-	sessions := intercept.New(intercept.Config{Engine: e, Logger: logger})
-	var server *proxy.Server
-	cfg.Open = sessions.Open
-	cfg.Drain = func(ctx context.Context) { sessions.TearDown(ctx, server) }
-	if server, err = proxy.New(cfg); err != nil {
+	icfg.Engine = e
+	sessions, err := intercept.New(icfg)
+	if err != nil {
 		return err
 	}
+	if watch != nil {
+		watch(sessions)
+	}
+	defer sessions.Close()
+	cfg.Open, cfg.Drain = sessions.Open, sessions.TearDown
+	server, err := proxy.New(cfg)
+	if err != nil {
+		return err
+	}
+	sessions.Front(server)
 	runCtx, cancel := context.WithCancel(ctx)
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		_ = sessions.Run(runCtx)
-	}()
-	logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
+	var work sync.WaitGroup
+	work.Go(func() { _ = sessions.Run(runCtx) })
+	work.Go(func() { reportOnSignal(runCtx, sessions) })
+	cfg.Logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
 	err = server.Serve(ctx, ln)
 	cancel()
-	<-swept
-	logger.Info("stopped")
+	work.Wait()
+	cfg.Logger.Info("stopped")
 	return err
+}
+
+// reportOnSignal logs a line about every session at each SIGUSR1.
+func reportOnSignal(ctx context.Context, sessions *intercept.Interceptor) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case <-signals:
+			sessions.Report()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func newLogger(level string, json bool) (*slog.Logger, error) {
@@ -149,6 +182,25 @@ func proxyConfig(c *cli.Context, logger *slog.Logger) (proxy.Config, error) {
 				return cfg, fmt.Errorf("upstream-ca: no certificate in %s", ca)
 			}
 		}
+	}
+	return cfg, nil
+}
+
+func interceptConfig(c *cli.Context, logger *slog.Logger) (intercept.Config, error) {
+	cfg := intercept.Config{AsHinted: c.Bool("as-hinted"), Proved: c.Path("proved"), Logger: logger}
+	cfg.Movies.Dir = c.Path("movies")
+	for _, rule := range c.StringSlice("map") {
+		r, err := intercept.ParseMovieRule(rule)
+		if err != nil {
+			return cfg, fmt.Errorf("map: %w", err)
+		}
+		cfg.Movies.Map = append(cfg.Movies.Map, r)
+	}
+	switch v := c.String("on-upstream-loss"); v {
+	case "play", "close":
+		cfg.CloseOnLoss = v == "close"
+	default:
+		return cfg, fmt.Errorf("on-upstream-loss: %q is neither play nor close", v)
 	}
 	return cfg, nil
 }

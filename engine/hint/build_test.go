@@ -74,6 +74,7 @@ type tt struct {
 	co64         bool // or stco
 	elst         []byte
 	sdp          string
+	dref         []byte // nil for none
 }
 
 // rtpEntry is the body of an "rtp " sample entry.
@@ -113,7 +114,7 @@ func (m tm) build() []byte {
 			break
 		}
 	}
-	head := mkbox("mdat")
+	var head []byte
 	switch m.mdat {
 	case "64":
 		head = cat(u32(1), []byte("mdat"), u64(16+len(data)))
@@ -178,7 +179,7 @@ func (m tm) trak(t tt, offsets []int, base int) []byte {
 	b = cat(b, mkbox("mdia", mkbox("mdhd", m.clock(t.scale, 0)),
 		mkbox("hdlr", u32(0), u32(0), []byte(t.kind), make([]byte, 13)),
 		mkbox("minf", mkbox("hmhd"), mkbox("hdlr", u32(0), []byte("dhlralis"), make([]byte, 13)),
-			mkbox("stbl", t.stbl(offsets, base)))))
+			mkbox("dinf", t.dref), mkbox("stbl", t.stbl(offsets, base)))))
 	if t.sdp != "" {
 		b = cat(b, mkbox("udta", mkbox("name", []byte("x")), mkbox("hnti", mkbox("sdp ", []byte(t.sdp))), u32(0)))
 	}

@@ -1,10 +1,13 @@
 package hint
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // File is an open movie with its file. Close gives it back.
@@ -16,6 +19,10 @@ type File struct {
 	file  *os.File
 	shelf *Shelf // nil when opened alone
 	users int
+
+	rates  sync.Mutex
+	window time.Duration
+	most   map[*Track]int64 // bytes in a window
 }
 
 // Open opens a movie file and reads its tables.
@@ -34,8 +41,20 @@ func Open(name string) (*File, error) {
 			return &File{Movie: m, ReaderAt: f, info: st, file: f}, nil
 		}
 	}
-	f.Close()
-	return nil, err
+	return nil, errors.Join(err, f.Close())
+}
+
+// Info describes the file as it was when it was opened.
+func (f *File) Info() os.FileInfo { return f.info }
+
+// Identity is a text that is the same as long as the file is: its path, size,
+// modification time and, where the system has them, device and inode.
+func (f *File) Identity() string {
+	id := fmt.Sprintf("%s %d %d", f.Name, f.info.Size(), f.info.ModTime().UnixNano())
+	if st, ok := f.info.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(" %d:%d", st.Dev, st.Ino)
+	}
+	return id
 }
 
 // Close ends one use of the file; the last one closes it.
@@ -63,24 +82,38 @@ type Shelf struct {
 // Open returns the movie file, shared with whoever has it open already unless
 // the file has changed since. Each Open needs a Close of what it returned.
 func (s *Shelf) Open(name string) (*File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.files[name]; f != nil {
-		if st, err := os.Stat(name); err == nil && os.SameFile(st, f.info) &&
-			st.Size() == f.info.Size() && st.ModTime().Equal(f.info.ModTime()) {
-			f.users++
-			return f, nil
-		}
-		// Who has the old one plays it to its end.
+	if f := s.take(name); f != nil {
+		return f, nil
 	}
+	// Opened without the lock: a slow disk holds up only who waits for it. Of
+	// two that open a movie at once one gives up its own.
 	f, err := Open(name)
 	if err != nil {
 		return nil, err
 	}
+	if g := s.take(name); g != nil {
+		return g, f.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.files == nil {
 		s.files = map[string]*File{}
 	}
 	f.shelf, f.users = s, 1
-	s.files[name] = f
+	s.files[name] = f // who has an older one plays that to its end
 	return f, nil
+}
+
+// take returns the movie if it is open and still the file of that name.
+func (s *Shelf) take(name string) *File {
+	st, err := os.Stat(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.files[name]
+	if err != nil || f == nil || !os.SameFile(st, f.info) ||
+		st.Size() != f.info.Size() || !st.ModTime().Equal(f.info.ModTime()) {
+		return nil
+	}
+	f.users++
+	return f
 }

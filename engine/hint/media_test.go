@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"regexp"
 	"strconv"
@@ -41,6 +42,53 @@ func probe(t testing.TB, path, stream string) []sample {
 
 func hash(b []byte) string { return fmt.Sprintf("MD5:%x", md5.Sum(b)) }
 
+// The samples lie where ffprobe finds them, asked for in any order.
+func TestSampleTables(t *testing.T) {
+	check := func(path string, kind, stream string) {
+		t.Run(path+"/"+kind, func(t *testing.T) {
+			f := openMovie(t, path)
+			m := f.Track(hintOf(t, f, kind).Refs[0])
+			want := probe(t, path, stream)
+			if m.Samples() != len(want) {
+				t.Fatalf("%d samples, ffprobe sees %d", m.Samples(), len(want))
+			}
+			for _, i := range rand.New(rand.NewPCG(7, 8)).Perm(len(want)) {
+				if e, _ := m.Sample(i); e != (Extent{want[i].Pos, want[i].Size}) {
+					t.Fatalf("sample %d at %v, ffprobe's at %d of %d bytes", i, e, want[i].Pos, want[i].Size)
+				}
+			}
+			next := 0 // and the chunks hold them all
+			for i := range m.Chunks() {
+				e, first, n := m.Chunk(i)
+				if n > 0 && (first != next || e.Off != want[first].Pos) {
+					t.Fatalf("chunk %d at %d begins with sample %d, want %d", i, e.Off, first, next)
+				}
+				next += n
+			}
+			if next != len(want) {
+				t.Errorf("%d samples in chunks, ffprobe sees %d", next, len(want))
+			}
+		})
+	}
+	for _, m := range hinted {
+		for _, kind := range m.streams {
+			check(hintedPath(m.name), handler[kind], string(kind)+":0")
+		}
+	}
+	t.Run("apple", func(t *testing.T) {
+		check(apple(t, "movies/sample_50kbit.3gp"), "vide", "v:0")
+		check(apple(t, "movies/sample_50kbit.3gp"), "soun", "a:0")
+		check(apple(t, "movies/sample_100kbit.mov"), "vide", "v:0")
+	})
+}
+
+func initDecoder(t testing.TB, d interface{ Init() error }) {
+	t.Helper()
+	if err := d.Init(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Depacketised by gortsplib, the packets are the media samples that ffprobe
 // finds in the file, byte for byte and with the same time differences.
 func TestDepacketised(t *testing.T) {
@@ -51,24 +99,24 @@ func TestDepacketised(t *testing.T) {
 		return b
 	}
 	decoders := map[string]func(testing.TB) func(*rtp.Packet) ([][]byte, error){
-		"H264": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"H264": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtph264.Decoder{PacketizationMode: 1}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { n, err := d.Decode(p); return [][]byte{lengths(n)}, err }
 		},
-		"H265": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"H265": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtph265.Decoder{}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { n, err := d.Decode(p); return [][]byte{lengths(n)}, err }
 		},
-		"MP4V-ES": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"MP4V-ES": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtpfragmented.Decoder{}
-			d.Init()
+			initDecoder(t, d)
 			return func(p *rtp.Packet) ([][]byte, error) { f, err := d.Decode(p); return [][]byte{f}, err }
 		},
-		"MPEG4-GENERIC": func(testing.TB) func(*rtp.Packet) ([][]byte, error) {
+		"MPEG4-GENERIC": func(t testing.TB) func(*rtp.Packet) ([][]byte, error) {
 			d := &rtpmpeg4audio.Decoder{SizeLength: 13, IndexLength: 3, IndexDeltaLength: 3}
-			d.Init()
+			initDecoder(t, d)
 			return d.Decode
 		},
 	}

@@ -67,11 +67,27 @@ type Track struct {
 	seqOffset  uint16
 	refs       []*Track
 	descs      []Extent // of the sample descriptions
+	reference  int      // data reference of the first of them
+	elsewhere  []bool   // by data reference
 	samples    samples
 }
 
 // Hint reports whether the track is an RTP hint track.
 func (t *Track) Hint() bool { return t.Kind == "hint" && t.Format == "rtp " }
+
+// External reports whether the track's data are in another file, which is
+// not read.
+func (t *Track) External() bool {
+	return t.reference >= 0 && t.reference < len(t.elsewhere) && t.elsewhere[t.reference]
+}
+
+// RTPTime returns the RTP timestamp that goes with a movie time, without any
+// random offset: that of a packet of a hint sample due then, but for the
+// packet's own offset.
+func (t *Track) RTPTime(at time.Duration) uint32 {
+	s, rest := int64(at/time.Second), int64(at%time.Second)
+	return uint32(s*int64(t.RTPScale)+rest*int64(t.RTPScale)/1e9) + t.timeOffset
+}
 
 // Samples returns the number of samples in the track.
 func (t *Track) Samples() int { return t.samples.n }

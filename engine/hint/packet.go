@@ -236,6 +236,9 @@ func (l *loader) track(index int8) (*Track, *ref, error) {
 	if int(index) >= len(l.s.refs) || index < 0 || l.s.refs[index].t == nil {
 		return nil, nil, l.errorf("track reference %d of %d", index, len(l.s.refs))
 	}
+	if t := l.s.refs[index].t; t.External() {
+		return nil, nil, l.errorf("the data of track %d are in another file", t.ID)
+	}
 	return l.s.refs[index].t, &l.s.refs[index], nil
 }
 

@@ -91,8 +91,10 @@ func (p *parser) track(t *Track, trak box) error {
 	var walk func(b box) error
 	walk = func(b box) (err error) {
 		switch b.kind {
-		case "edts", "mdia", "minf", "tref":
+		case "edts", "mdia", "minf", "dinf", "tref":
 			return p.each(b, walk)
+		case "dref":
+			t.elsewhere, err = p.references(b)
 		case "tkhd":
 			o := 12
 			if len(b.body) > 0 && b.body[0] == 1 {
@@ -134,6 +136,23 @@ func (p *parser) track(t *Track, trak box) error {
 		t.RTPScale = t.TimeScale
 	}
 	return nil
+}
+
+// references reads dref (8.7.2) and says, reference by reference, whether the
+// data are in another file.
+func (p *parser) references(b box) (elsewhere []bool, err error) {
+	if _, _, err := p.table(b, 4, 8); err != nil {
+		return nil, err
+	}
+	list := b
+	list.body, list.at = b.body[8:], b.at+8
+	return elsewhere, p.each(list, func(e box) error {
+		if err := p.need(e, 4); err != nil {
+			return err
+		}
+		elsewhere = append(elsewhere, e.body[3]&1 == 0)
+		return nil
+	})
 }
 
 // emptyEdit returns the length of the last empty edit, in the movie's time
@@ -378,6 +397,10 @@ func (p *parser) descriptions(t *Track, b box) error {
 			return nil
 		}
 		t.Format = e.kind
+		if err := p.need(e, 8); err != nil {
+			return err
+		}
+		t.reference = int(binary.BigEndian.Uint16(e.body[6:])) - 1
 		switch {
 		case e.kind == "rtp ":
 			return p.rtpEntry(t, e)
@@ -420,13 +443,18 @@ func (p *parser) rtpEntry(t *Track, e box) error {
 	})
 }
 
-// ticks converts n units of 1/scale seconds, without overflow.
+// ticks converts n units of 1/scale seconds, without overflow. It rounds up, so
+// that the way back, which rounds down as Darwin does, leads to the same unit:
+// a seek to the time of a sample must not find the one before.
 func ticks(n, scale int64) time.Duration {
-	s := n / scale
+	s, rest := n/scale, n%scale*1e9
 	if s >= 1<<33 {
 		return 1<<63 - 1
 	}
-	return time.Duration(s*1e9 + n%scale*1e9/scale)
+	if rest > 0 {
+		rest += scale - 1
+	}
+	return time.Duration(s*1e9 + rest/scale)
 }
 
 // rescale converts n units of 1/from seconds into units of 1/to; from and to

@@ -94,6 +94,9 @@ func (m *Movie) Reader(cfg Config) (*Reader, error) {
 		}
 	}
 	for _, t := range hints {
+		if t.External() {
+			return nil, fmt.Errorf("%s: hint track %d: its data are in another file", m.Name, t.ID)
+		}
 		s := stream{t: t, hint: newCursor(&t.samples)}
 		for _, u := range t.refs {
 			f := ref{t: u}
@@ -256,7 +259,7 @@ func (r *Reader) planHints(c *Cycle, s *stream, w window) error {
 // likely points into: the samples of the same numbers where both tracks have as
 // many, else those of the same time. Both are widened by what was seen so far.
 func (r *Reader) planMedia(c *Cycle, s *stream, f *ref, w window) error {
-	if f.t == nil || w.lo == w.hi {
+	if f.t == nil || f.t.External() || w.lo == w.hi {
 		f.lo, f.hi = 0, 0
 		return nil
 	}

@@ -88,7 +88,8 @@ type Relay struct {
 	muted   atomic.Bool
 	rtcp    atomic.Int32 // which of Upstream the upstream's RTCP came to last
 
-	up, down flow // from the upstream, from the client
+	up, down flow       // from the upstream, from the client
+	own      wire.Tally // packets to the client that are not the upstream's
 
 	mu        sync.Mutex // the life: Connect, SetClient, Close
 	connected bool
@@ -98,7 +99,9 @@ type Relay struct {
 // route is where packets go, replaced as a whole when a SETUP changes it.
 type route struct {
 	client   [2]*wire.Dest // nil: nowhere
+	own      [2]*wire.Dest // the same, for packets that are not the upstream's
 	upstream [2]*wire.Dest
+	accept   []netip.Addr // of the upstream's packets
 }
 
 // Open makes a Relay. Nothing flows before Connect; what the upstream sends
@@ -126,7 +129,8 @@ func (r *Relay) setClient(to [2]netip.AddrPort) error {
 	if peer.Is4() != local.Is4() {
 		return fmt.Errorf("relay: client %v cannot be reached from %v", to[RTP], local)
 	}
-	next := route{upstream: r.route.Load().upstream}
+	was := r.route.Load()
+	next := route{upstream: was.upstream, accept: was.accept}
 	for i := range to {
 		to[i] = netip.AddrPortFrom(to[i].Addr().Unmap(), to[i].Port())
 		if !reachable(to[i]) {
@@ -136,6 +140,7 @@ func (r *Relay) setClient(to [2]netip.AddrPort) error {
 			return fmt.Errorf("relay to %v: %w", to[i], ErrThirdParty)
 		}
 		next.client[i] = wire.NewDest(to[i], &r.up.out)
+		next.own[i] = wire.NewDest(to[i], &r.own)
 	}
 	if err := r.spec.Server.register(r.entry, to); err != nil {
 		return err
@@ -158,10 +163,11 @@ func (r *Relay) ServerPorts() (rtp, rtcp int) {
 
 // Connect lets packets flow both ways. It is called after the upstream's answer
 // to SETUP told its ports, and again if a later one changes them. From the
-// upstream packets are accepted by IP address; the port may be any, as some
-// servers send from others than they announce. A port of 0 means that the
-// upstream told none, and nothing is sent there.
-func (r *Relay) Connect(rtp, rtcp netip.AddrPort) error {
+// upstream packets are accepted by IP address: those of rtp and rtcp, and others
+// given to accept, as one behind a NAT announces an address it is not seen from.
+// The port may be any: some servers send from others than they announce. A port
+// of 0 means that the upstream told none, and nothing is sent there.
+func (r *Relay) Connect(rtp, rtcp netip.AddrPort, accept ...netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -176,6 +182,11 @@ func (r *Relay) Connect(rtp, rtcp netip.AddrPort) error {
 			return fmt.Errorf("relay: upstream %v cannot be reached from %v", a, local)
 		}
 		next.upstream[i] = wire.NewDest(a, &r.down.out)
+		accept = append(accept, a.Addr())
+	}
+	next.accept = make([]netip.Addr, len(accept))
+	for i, a := range accept {
+		next.accept[i] = a.Unmap()
 	}
 	r.route.Store(&next)
 	if r.connected {
@@ -212,9 +223,23 @@ func (r *Relay) Observe(fn Observer) {
 	r.observe.Store(&fn)
 }
 
-// Mute stops passing on what comes from the upstream's RTP port, or starts
-// again. It is still received, counted and observed, and RTCP still flows.
+// Mute stops passing on what comes from the upstream, or starts again, but for
+// RTCP packets that hold a BYE: its reports would contradict those of whoever
+// sends in its place. Everything is still received, counted and observed, and
+// the client's RTCP still flows.
 func (r *Relay) Mute(on bool) { r.muted.Store(on) }
+
+// Sync returns when everything that came from the upstream before has been
+// passed on or held back: after Mute, nothing of the upstream's follows.
+func (r *Relay) Sync() { r.spec.Pump.Sync() }
+
+// Outlet is where packets to the client go that are not the upstream's: through
+// the socket the Relay sends from, to where it sends, counted as Stats.Own. It
+// changes with SetClient; the Dest is nil where the client takes none. It may be
+// used until Close.
+func (r *Relay) Outlet(kind int) (wire.Conn, *wire.Dest) {
+	return r.spec.Server.conns[kind], r.route.Load().own[kind]
+}
 
 // Close ends the Relay and closes its own sockets. When it returns, no Observer
 // runs any more and nothing more is sent. It waits for the pumps' current ticks.
@@ -252,8 +277,7 @@ type upstreamSide struct {
 func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Time) {
 	r, kind := s.r, min(int(s.index), RTCP)
 	route := r.route.Load()
-	from := route.upstream[kind].Addr().Addr()
-	msgs = r.up.accept(msgs, from, r.spec.Server.own, kind == RTCP, now.Sub(r.spec.Start))
+	msgs = r.up.accept(msgs, route.accept, r.spec.Server.own, kind == RTCP, now.Sub(r.spec.Start))
 	if len(msgs) == 0 {
 		return
 	}
@@ -261,7 +285,8 @@ func (s *upstreamSide) Receive(msgs []wire.Message, out *wire.Batch, now time.Ti
 		r.rtcp.Store(s.index)
 	}
 	r.show(Burst{RTCP: kind == RTCP, At: now}, msgs, &s.shown)
-	if kind == RTP && r.muted.Load() {
+	if r.muted.Load() {
+		r.passByes(msgs, kind, route.client[kind], out)
 		return
 	}
 	r.pass(msgs, r.spec.Server.conns[kind], route.client[kind], &r.up, out)
@@ -288,6 +313,19 @@ func (r *Relay) pass(msgs []wire.Message, via wire.Conn, to *wire.Dest, f *flow,
 			continue
 		}
 		out.AddRun(via, to, msgs[i].Data, msgs[i].Segment)
+	}
+}
+
+// passByes passes on only packets that hold a BYE.
+func (r *Relay) passByes(msgs []wire.Message, kind int, to *wire.Dest, out *wire.Batch) {
+	for i := range msgs {
+		for data := msgs[i].Data; len(data) > 0; {
+			p := data[:min(msgs[i].Segment, len(data))]
+			data = data[len(p):]
+			if to != nil && isBye(p, kind == RTCP) {
+				out.Add(r.spec.Server.conns[kind], to, p)
+			}
+		}
 	}
 }
 

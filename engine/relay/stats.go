@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,11 +26,16 @@ type Flow struct {
 // Stats tells what a Relay has done.
 type Stats struct {
 	FromUpstream, FromClient Flow
+	Own                      Sent // to the client, not the upstream's
 }
+
+// Sent counts packets to the client through Outlet.
+type Sent struct{ Packets, Bytes, Dropped uint64 }
 
 // Stats returns the counters as they are now.
 func (r *Relay) Stats() Stats {
 	s := Stats{FromUpstream: r.up.stats(r.spec.Start), FromClient: r.down.stats(r.spec.Start)}
+	s.Own = Sent{r.own.Packets.Load(), r.own.Bytes.Load(), r.own.Dropped.Load()}
 	for _, c := range r.spec.Upstream {
 		s.FromUpstream.Lost += c.Lost()
 	}
@@ -57,12 +63,12 @@ func (f *flow) stats(epoch time.Time) Flow {
 	return s
 }
 
-// accept keeps the messages that come from that address, and not from ourselves,
-// in order and in place, and counts them and the others.
-func (f *flow) accept(msgs []wire.Message, from netip.Addr, own *Own, rtcp bool, at time.Duration) []wire.Message {
+// accept keeps the messages that come from those addresses, and not from
+// ourselves, in order and in place, and counts them and the others.
+func (f *flow) accept(msgs []wire.Message, from []netip.Addr, own *Own, rtcp bool, at time.Duration) []wire.Message {
 	kept := msgs[:0]
 	for i := range msgs {
-		if source := msgs[i].From; source.Addr() == from && !own.has(source) {
+		if source := msgs[i].From; slices.Contains(from, source.Addr()) && !own.has(source) {
 			kept = append(kept, msgs[i])
 		} else {
 			f.foreign.Add(uint64(msgs[i].Count()))
@@ -80,8 +86,7 @@ func (f *flow) count(msgs []wire.Message, rtcp bool, at time.Duration) {
 		m := &msgs[i]
 		bytes += len(m.Data)
 		for data := m.Data; len(data) > 1; data = data[min(m.Segment, len(data)):] {
-			// With RTCP on the RTP port the packet type tells (RFC 5761 §4).
-			if (rtcp || data[1] >= packetSR && data[1] <= packetBye) && hasBye(data[:min(m.Segment, len(data))]) {
+			if isBye(data[:min(m.Segment, len(data))], rtcp) {
 				f.bye.Store(true)
 			}
 		}
@@ -102,6 +107,12 @@ const (
 	packetSR  = 200 // RFC 3550 §12.1
 	packetBye = 203
 )
+
+// isBye says whether a packet that came to an RTP or RTCP port holds a BYE. With
+// RTCP on the RTP port the packet type tells (RFC 5761 §4).
+func isBye(p []byte, rtcp bool) bool {
+	return len(p) > 1 && (rtcp || p[1] >= packetSR && p[1] <= packetBye) && hasBye(p)
+}
 
 // hasBye looks for a BYE in a compound RTCP packet. The parts must fill the
 // packet exactly, so that encrypted bytes are hardly ever taken for one.

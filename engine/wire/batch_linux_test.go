@@ -344,7 +344,7 @@ func TestNoAllocations(t *testing.T) {
 					b.Add(out, first, header, payload)
 				}
 				b.Flush()
-				events, err := p.Wait(true)
+				events, err := p.Wait(Forever)
 				if err != nil || len(events) != 1 {
 					t.Fatal(events, err)
 				}

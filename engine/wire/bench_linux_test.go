@@ -38,7 +38,7 @@ func receivers(b *testing.B, n *Net, count int) []netip.AddrPort {
 		defer close(done)
 		in := n.NewInbox(recvMessages)
 		for {
-			events, err := p.Wait(true)
+			events, err := p.Wait(Forever)
 			if err != nil {
 				b.Error(err)
 				return

@@ -120,10 +120,13 @@ type plainPoller struct {
 	bell   chan struct{} // holds one ring: something may be ready
 	woken  atomic.Bool
 	events []Event
+	timer  *time.Timer
 }
 
 func newPlainPoller() *plainPoller {
-	return &plainPoller{conns: map[*plainConn]int32{}, bell: make(chan struct{}, 1)}
+	p := &plainPoller{conns: map[*plainConn]int32{}, bell: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	p.timer.Stop()
+	return p
 }
 
 func (p *plainPoller) Add(conn Conn, token int32) error {
@@ -154,7 +157,11 @@ func (p *plainPoller) Remove(conn Conn) error {
 	return err
 }
 
-func (p *plainPoller) Wait(block bool) ([]Event, error) {
+func (p *plainPoller) Wait(most time.Duration) ([]Event, error) {
+	if most > 0 {
+		p.timer.Reset(most)
+		defer p.timer.Stop()
+	}
 	for {
 		p.events = p.events[:0]
 		p.mu.Lock()
@@ -164,10 +171,14 @@ func (p *plainPoller) Wait(block bool) ([]Event, error) {
 			}
 		}
 		p.mu.Unlock()
-		if p.woken.Swap(false) || !block || len(p.events) > 0 {
+		if p.woken.Swap(false) || most == 0 || len(p.events) > 0 {
 			return p.events, nil
 		}
-		<-p.bell
+		select {
+		case <-p.bell:
+		case <-p.timer.C: // stopped when it is to last for ever
+			most = 0
+		}
 	}
 }
 

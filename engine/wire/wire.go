@@ -172,15 +172,18 @@ type Poller interface {
 	Remove(c Conn) error
 
 	// Wait returns the ready Conns, at most a thousand, valid until the next
-	// Wait. With block it waits for one or for Wake, otherwise it looks once.
-	// A Conn that was not emptied is reported again.
-	Wait(block bool) ([]Event, error)
+	// Wait. It waits for one, for Wake, or as long as it is told, exactly:
+	// Forever, or 0 to look once. A Conn that was not emptied is reported again.
+	Wait(most time.Duration) ([]Event, error)
 
 	// Wake makes a blocked Wait, or the next one that would block, return.
 	Wake()
 
 	Close() error
 }
+
+// Forever is for Poller.Wait.
+const Forever = time.Duration(-1)
 
 // Event names a Conn that is ready.
 type Event struct {

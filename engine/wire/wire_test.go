@@ -80,7 +80,7 @@ func (c *collector) collect(want int) {
 	late := time.AfterFunc(5*time.Second, c.poller.Wake)
 	defer late.Stop()
 	for have := 0; have < want; {
-		events, err := c.poller.Wait(true)
+		events, err := c.poller.Wait(Forever)
 		if err != nil {
 			c.t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,10 +60,20 @@ func ffmpegHashes(ctx context.Context, tb testing.TB, media time.Duration, input
 	// passthrough: no frame doubled or left out to please a frame rate.
 	args = append(args, "-map", "0:v:0?", "-c:v", "rawvideo", "-pix_fmt", "yuv420p", "-fps_mode", "passthrough",
 		"-map", "0:a:0?", "-c:a", "pcm_s16le", "-f", "framemd5", "-")
-	cmd := exec.CommandContext(ctx, Program(tb, "ffmpeg", "ffmpeg"), args...)
+	// The length is counted in the stream's own time, and gst-rtsp-server takes
+	// that of a live stream back whenever somebody joins. So a clock ends it too:
+	// interrupted, ffmpeg says TEARDOWN and writes what it has.
+	enough, stop := context.WithTimeout(ctx, 2*media+2*time.Second)
+	if media == 0 {
+		enough, stop = context.WithCancel(ctx)
+	}
+	defer stop()
+	cmd := exec.CommandContext(enough, Program(tb, "ffmpeg", "ffmpeg"), args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = endTimeout
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && (enough.Err() == nil || ctx.Err() != nil) {
 		tb.Fatal(runError(cmd, err, said.String()))
 	}
 	f, err := parseFrameMD5(out.String())

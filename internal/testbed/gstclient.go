@@ -32,7 +32,7 @@ func GstFrames(ctx context.Context, tb testing.TB, url string, transport Transpo
 		// Each decoded frame goes down a pipe in a wrapper that keeps its length and time.
 		"s.", "!", "application/x-rtp,media=video", "!", "decodebin", "!", "videoconvert", "!",
 		"video/x-raw,format=I420", "!", "gdppay", "!", "fdsink", "fd=3", "sync=false", "async=false",
-		"s.", "!", "application/x-rtp,media=audio", "!", "decodebin", "!", "audioconvert", "!",
+		"s.", "!", "application/x-rtp,media=audio", "!", "decodebin", "!", "audioconvert", "dithering=none", "!",
 		"audio/x-raw,format=S16LE", "!", "gdppay", "!", "fdsink", "fd=4", "sync=false", "async=false"}
 	program := Program(tb, "gst-launch-1.0", "gstreamer1.0-tools")
 	for try := 1; ; try++ {
@@ -57,7 +57,10 @@ func GstFrames(ctx context.Context, tb testing.TB, url string, transport Transpo
 	}
 }
 
-const gstTries = 3
+const (
+	gstTries = 3
+	gstLate  = time.Second
+)
 
 // gstRun runs gst-launch until both its pipes have carried media's worth.
 func gstRun(ctx context.Context, stop func(), cmd *exec.Cmd, media time.Duration) (Frames, error) {
@@ -81,7 +84,8 @@ func gstRun(ctx context.Context, stop func(), cmd *exec.Cmd, media time.Duration
 	var (
 		mu       sync.Mutex
 		readers  sync.WaitGroup
-		finished bool // enough was seen, stop was called
+		finished bool // enough was seen, stop is called
+		late     *time.Timer
 		errs     [2]error
 	)
 	for i, g := range pipes {
@@ -90,17 +94,31 @@ func gstRun(ctx context.Context, stop func(), cmd *exec.Cmd, media time.Duration
 				mu.Lock()
 				defer mu.Unlock()
 				g.begun, g.reached = g.nextBegun, g.nextReached
-				// A medium that has not begun when the other is through is not there.
-				if !finished && (pipes[0].reached || pipes[1].reached) &&
-					pipes[0].begun == pipes[0].reached && pipes[1].begun == pipes[1].reached {
+				one, other := pipes[0], pipes[1]
+				switch {
+				case finished || !one.reached && !other.reached:
+				case one.begun == one.reached && other.begun == other.reached && one.begun && other.begun:
 					finished = true
 					stop()
+				case one.begun == one.reached && other.begun == other.reached && late == nil:
+					// A medium that has not begun a while after the other was through is not there.
+					late = time.AfterFunc(gstLate, func() {
+						mu.Lock()
+						defer mu.Unlock()
+						finished = finished || !one.begun || !other.begun
+						if finished {
+							stop()
+						}
+					})
 				}
 			})
 		})
 	}
 	readers.Wait()
 	err := cmd.Wait()
+	if late != nil {
+		late.Stop()
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	if finished {

@@ -26,8 +26,7 @@ type transcript struct {
 	mu    sync.Mutex
 	rest  []byte
 	lines []string
-	ended bool
-	news  chan struct{} // closed and replaced when lines or ended change
+	news  chan struct{} // closed and replaced when lines or arrive
 	found []string      // of the line awaited
 	await *regexp.Regexp
 }

@@ -1,9 +1,12 @@
 package testbed
 
 import (
+	"errors"
+	"fmt"
 	"os/exec"
 	"regexp"
 	"testing"
+	"time"
 )
 
 // Publisher is an ffmpeg that sends a movie to a server, in a loop and at its
@@ -18,14 +21,34 @@ var publishReady = regexp.MustCompile(`^Output #0, rtsp`)
 // of the test.
 func PublishFile(tb testing.TB, url, file string, transport Transport) *Publisher {
 	tb.Helper()
-	cmd := exec.Command(Program(tb, "ffmpeg", "ffmpeg"),
-		"-hide_banner", "-nostdin", "-nostats", "-loglevel", "info",
-		"-re", "-stream_loop", "-1", "-i", file,
-		"-map", "0:v?", "-map", "0:a?", "-c", "copy",
-		"-f", "rtsp", "-rtsp_transport", string(transport), url)
-	p := startProcess(tb, cmd, publishReady)
+	p := startProcess(tb, publishCommand(tb, url, file, transport, "-stream_loop", "-1"), publishReady)
 	p.awaitReady(tb)
 	return &Publisher{p}
+}
+
+// PublishOnce publishes the first media's worth of a movie as PublishFile does,
+// and returns when it is over and the server has accepted TEARDOWN.
+func PublishOnce(tb testing.TB, url, file string, transport Transport, media time.Duration) {
+	tb.Helper()
+	p := startProcess(tb, publishCommand(tb, url, file, transport, "-t", fmt.Sprintf("%.3f", media.Seconds())), publishReady)
+	timeout := time.NewTimer(media + playSlack)
+	defer timeout.Stop()
+	select {
+	case <-p.done:
+		if p.err != nil {
+			tb.Fatal(runError(p.cmd, p.err, p.said.String()))
+		}
+	case <-timeout.C:
+		tb.Fatal(runError(p.cmd, errors.New("does not end"), p.said.String()))
+	}
+}
+
+func publishCommand(tb testing.TB, url, file string, transport Transport, input ...string) *exec.Cmd {
+	tb.Helper()
+	args := append([]string{"-hide_banner", "-nostdin", "-nostats", "-loglevel", "info", "-re"}, input...)
+	return exec.Command(Program(tb, "ffmpeg", "ffmpeg"), append(args, "-i", file,
+		"-map", "0:v?", "-map", "0:a?", "-c", "copy",
+		"-f", "rtsp", "-rtsp_transport", string(transport), url)...)
 }
 
 // Stop ends the publisher as its user would and returns when it has gone.

@@ -20,11 +20,13 @@
 package testbed
 
 import (
+	"context"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // Transport is how a client asks for its media.
@@ -81,6 +83,37 @@ func (u Upstream) URL(path string) string {
 func (u Upstream) At(addr string) Upstream {
 	u.Addr, u.TLS = addr, false
 	return u
+}
+
+// Client is a kind of player.
+type Client struct {
+	Name string
+	// Play plays media's worth of url and returns what it saw. It fails or skips
+	// the test when it cannot.
+	Play func(ctx context.Context, tb testing.TB, url string, transport Transport, media time.Duration) Frames
+	// Least is how many frames of 100 pictures (4 s) of each medium two plays of a
+	// live stream surely have in common.
+	Least int
+}
+
+// Clients are all there are.
+var Clients = []Client{
+	{"ffmpeg", FFmpegFrames, 60},
+	{"gst", GstFrames, 60},
+	{"vlc", VLCFrames, 40},
+	{"gortsplib", GortsplibFrames, 20},
+}
+
+// Tunnels says why a client cannot use its HTTP tunnel with this upstream, and
+// nothing if it can.
+func (c Client) Tunnels(up Upstream) string {
+	switch {
+	case c.Name == "gortsplib" && up.Name == "gst":
+		return "gst-rtsp-server 1.22 never answers the tunnel of gortsplib's client"
+	case c.Name == "gortsplib" && up.Name == "dss":
+		return "Darwin takes the tunnel of gortsplib's client, which speaks HTTP/1.1, for RTSP"
+	}
+	return ""
 }
 
 // Program returns the path of an installed program and skips the test, naming

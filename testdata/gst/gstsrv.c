@@ -137,7 +137,7 @@ static void mount_all(GstRTSPServer *server) {
   }
   mount(points, "/live",
       "( videotestsrc is-live=1 pattern=zone-plate kx2=20 ky2=20 kt=3 ! video/x-raw,format=I420,width=320,height=180,framerate=25/1 "
-      "! x264enc tune=zerolatency speed-preset=ultrafast bitrate=500 key-int-max=25 ! rtph264pay name=pay0 pt=96 "
+      "! x264enc tune=zerolatency speed-preset=ultrafast bitrate=500 key-int-max=25 ! rtph264pay name=pay0 pt=96 config-interval=-1 "
       "audiotestsrc is-live=1 wave=white-noise volume=0.1 samplesperbuffer=160 ! audio/x-raw,rate=8000,channels=1 "
       "! alawenc ! rtppcmapay name=pay1 pt=8 )", TRUE);
   char *sink = opt.record ? g_strdup_printf("filesink async=false location=\"%s\"", opt.record) : g_strdup("fakesink async=false");

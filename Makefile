@@ -1,0 +1,48 @@
+# What there is to do here. `make demo` and `make test` need nothing but Go and,
+# for the real servers and clients, apt or the packages scripts/setup.sh names.
+
+LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 10s
+
+.PHONY: all build setup demo test e2e race lint cross fuzz clean
+
+all: build
+
+build: build/shim
+
+build/shim: FORCE
+	go build -o $@ ./cmd/shim
+
+setup:
+	@scripts/setup.sh
+
+demo: setup build
+	build/shim demo
+
+test: setup
+	go test ./...
+
+# The long ones: real clients play real servers through the shim.
+e2e: setup
+	go test -tags e2e -count=1 -timeout 8m -parallel 4 ./e2e/...
+
+race: setup
+	go test -race ./...
+
+lint:
+	$(LINT) run ./...
+
+# What is built for Linux alone must not break the rest.
+cross:
+	GOOS=darwin GOARCH=arm64 go build ./...
+	GOOS=darwin GOARCH=arm64 go vet ./...
+	GOOS=linux GOARCH=arm64 go build ./...
+
+# Each fuzz target for FUZZTIME.
+fuzz:
+	@scripts/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf build
+
+FORCE:

@@ -1,0 +1,49 @@
+package compat
+
+import (
+	"context"
+	"net/url"
+	"testing"
+	"time"
+
+	"rtspshim/compat/judge"
+	"rtspshim/compat/talk"
+)
+
+var quick = talk.Bounds{Answer: 700 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
+
+func show(t *testing.T, r *Result, all bool) {
+	for _, p := range r.Points {
+		if !all && p.Verdict != judge.Different {
+			continue
+		}
+		t.Logf("%-9s %s (%.1f s, %d rounds) %s", p.Verdict, p.Name, p.Seconds, p.Rounds, p.Note)
+		for _, f := range p.Findings {
+			rule := ""
+			if f.Rule != nil {
+				rule = f.Rule.Name
+			}
+			t.Logf("    %-9s %s: %s: %q / %q  size %.4g spread %.4g %s", f.Verdict, f.Where, f.What, f.Direct, f.Shim, f.Size, f.Spread, rule)
+		}
+	}
+}
+
+// A server compared with itself must not differ, whatever is asked of it.
+func TestUpstreamAgainstItself(t *testing.T) {
+	for name, movie := range map[string]bool{"movie": true, "live": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := startOrigin(t, movie, "user")
+			r, err := Run(context.Background(), Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
+				Publish: "/published", Parallel: 40, Bounds: quick, Clients: []string{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			show(t, r, testing.Verbose())
+			if !r.OK() || r.Count(judge.Same) < 40 {
+				t.Errorf("%d same, %d allowed, %d different, %d not run", r.Count(judge.Same), r.Count(judge.Allowed),
+					r.Count(judge.Different), r.Count(judge.NotRun))
+			}
+		})
+	}
+}

@@ -1,0 +1,396 @@
+package judge
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"rtspshim/compat/talk"
+)
+
+// afterPause is how many packets, and for how long, may still be heard after
+// a PAUSE or TEARDOWN was answered, beyond what the upstream lets be heard.
+const (
+	afterPausePackets = 2
+	afterPauseTime    = 0.050
+)
+
+// tracks compares everything heard.
+func (d *differ) tracks() {
+	keyed := func(r *talk.Recording) (order []string, by map[string]*talk.Track) {
+		by = map[string]*talk.Track{}
+		for _, t := range r.Tracks {
+			k := strings.TrimPrefix(trackName(t), ", ")
+			for by[k] != nil {
+				k += " again"
+			}
+			order, by[k] = append(order, k), t
+		}
+		return order, by
+	}
+	orderA, a := keyed(d.a)
+	orderB, b := keyed(d.b)
+	for _, k := range orderA {
+		if b[k] == nil {
+			d.text(Media, k, "track", fmt.Sprint(len(a[k].Packets), " packets"), "none")
+			continue
+		}
+		d.track(k, a[k], b[k])
+	}
+	for _, k := range orderB {
+		if a[k] == nil {
+			d.text(Media, k, "track", "none", fmt.Sprint(len(b[k].Packets), " packets"))
+		}
+	}
+}
+
+func (d *differ) track(name string, a, b *talk.Track) {
+	d.text(Media, name, "SSRC", ssrcs(a), ssrcs(b))
+	d.text(Media, name, "payload type", payloadTypes(a), payloadTypes(b))
+	d.text(Media, name, "server port", source(a), source(b))
+	d.more(Media, name, "packets that are not RTP", float64(a.Odd), float64(b.Odd), 0, "", nil)
+	sa, sb := Sections(d.a, a), Sections(d.b, b)
+	for i := range min(len(sa), len(sb)) {
+		if sa[i].Label == sb[i].Label {
+			d.section(sa[i].Label+trackName(a), a, b, sa, sb, i)
+		}
+	}
+	ra, rb := stretches(d.a, a, sa), stretches(d.b, b, sb)
+	for i := range min(len(ra), len(rb)) {
+		if ra[i].where == rb[i].where {
+			d.stretch(a, b, ra[i], rb[i])
+		}
+	}
+	d.rtcp(name, a, b)
+}
+
+// ssrcs tells what the track's SSRCs have to do with the one in Transport.
+func ssrcs(t *talk.Track) string {
+	var seen []uint32
+	for _, p := range t.Packets {
+		if !slices.Contains(seen, p.SSRC) {
+			seen = append(seen, p.SSRC)
+		}
+	}
+	said := t.Transport.SSRC
+	switch {
+	case len(seen) == 0:
+		return "none heard"
+	case len(seen) > 1:
+		return fmt.Sprintf("%d different", len(seen))
+	case !t.Known || said == nil:
+		return "one, not announced"
+	case *said == seen[0]:
+		return "one, as announced in Transport"
+	}
+	return "another than announced in Transport"
+}
+
+func payloadTypes(t *talk.Track) string {
+	var seen []uint8
+	for _, p := range t.Packets {
+		if !slices.Contains(seen, p.PT) {
+			seen = append(seen, p.PT)
+		}
+	}
+	slices.Sort(seen)
+	out := ""
+	for _, pt := range seen {
+		out += fmt.Sprint(pt, " ")
+		if len(t.PTs) > 0 && !slices.Contains(t.PTs, pt) {
+			out += "(not in the SDP) "
+		}
+	}
+	return strings.TrimSpace(out)
+}
+
+// source tells whether packets came from the port that Transport names.
+func source(t *talk.Track) string {
+	if !t.UDP || len(t.Packets) == 0 {
+		return ""
+	}
+	ports := t.Transport.ServerPorts
+	if ports == nil {
+		return "not announced"
+	}
+	for _, p := range t.Packets {
+		if int(p.From) != ports[0] {
+			return "RTP from another port than announced"
+		}
+	}
+	for _, r := range t.Reports {
+		if int(r.From) != ports[1] {
+			return "RTCP from another port than announced"
+		}
+	}
+	return "as announced"
+}
+
+// section compares the beginning of a section, and what should be silence.
+func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int) {
+	x, y := sa[i], sb[i]
+	if x.Method != "PLAY" {
+		if x.Method == "PAUSE" || !a.UDP { // after a TEARDOWN over UDP our ports are anybody's
+			within := afterPausePackets + float64(longestBurst(a.Packets)) // UDP may come before or after the answer
+			d.more(Media, where, "packets heard after it", float64(x.To-x.From), float64(y.To-y.From), within, "packets", &Sooner)
+			d.more(Media, where, "heard after it for", heardFor(a, x), heardFor(b, y), afterPauseTime, "s", &Sooner)
+		}
+		return
+	}
+	d.text(Media, where, "media", some(x.To-x.From), some(y.To-y.From))
+	if x.To == x.From || y.To == y.From {
+		return
+	}
+	d.info(where, a, b, x, y)
+	if i > 0 && x.From > 0 && y.From > 0 {
+		d.seam(where, a, b, x, y, sa[i-1])
+		if heardA, ok := resumed(a, sa, i); ok {
+			if heardB, ok := resumed(b, sb, i); ok {
+				d.number(Media, where, "Range against what was heard before", heardA, heardB, 0.050, "s")
+			}
+		}
+	}
+	if d.b.Duration > 0 || d.concurrent() {
+		d.pace(where, a, b, x, y)
+	}
+}
+
+func some(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return "heard"
+}
+
+func heardFor(t *talk.Track, s Section) float64 {
+	if s.To == s.From {
+		return 0
+	}
+	return max(0, (t.Packets[s.To-1].At - s.Begin).Seconds())
+}
+
+// info compares RTP-Info with the first packet that came.
+func (d *differ) info(where string, a, b *talk.Track, x, y Section) {
+	if x.Info == nil || y.Info == nil {
+		return // the header itself is compared
+	}
+	pa, pb := a.Packets[x.From], b.Packets[y.From]
+	if x.Info.SequenceNumber != nil && y.Info.SequenceNumber != nil {
+		offA, offB := float64(int16(pa.Seq-*x.Info.SequenceNumber)), float64(int16(pb.Seq-*y.Info.SequenceNumber))
+		d.exactly(where, "first packet's seq after RTP-Info's", offA, offB, 0, "")
+	}
+	if x.Info.Timestamp != nil && y.Info.Timestamp != nil && a.Clock > 0 && b.Clock > 0 {
+		offA := float64(int32(pa.Timestamp-*x.Info.Timestamp)) / float64(a.Clock)
+		offB := float64(int32(pb.Timestamp-*y.Info.Timestamp)) / float64(b.Clock)
+		d.exactly(where, "first packet's time after RTP-Info's", offA, offB, 0.010, "s")
+	}
+}
+
+// exactly compares two offsets that should be zero.
+func (d *differ) exactly(where, what string, a, b, within float64, unit string) {
+	if a == b {
+		return
+	}
+	x := Difference{Where: where, What: what, Class: Media, Size: math.Abs(b - a), Within: within, A: show(a, unit), B: show(b, unit)}
+	if unit == "s" && a != 0 {
+		x.Loose = 0.100 // an upstream that extrapolates is off by how long ago its last packet was
+	}
+	if b == 0 {
+		x.Rule = &Exact
+	}
+	d.add(x)
+}
+
+// seam compares how numbers go on from one section to the next.
+func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
+	step := func(t *talk.Track, i int) (seq, seconds float64) {
+		p, q := t.Packets[i-1], t.Packets[i]
+		if t.Clock > 0 {
+			seconds = float64(int32(q.Timestamp-p.Timestamp)) / float64(t.Clock)
+		}
+		return float64(int16(q.Seq - p.Seq)), seconds
+	}
+	seqA, tsA := step(a, x.From)
+	seqB, tsB := step(b, y.From)
+	if d.a.Duration == 0 { // live goes on meanwhile: its numbers may, too
+		if pause := x.Begin - before.Begin; pause < 200*time.Millisecond {
+			return
+		}
+		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
+	} else {
+		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
+	}
+	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
+		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Within: 0.060, Loose: 0.250})
+}
+
+// resumed compares where a PLAY without a position says it goes on with how
+// much was heard since the last PLAY that said where it begins.
+func resumed(t *talk.Track, all []Section, i int) (float64, bool) {
+	s := all[i]
+	if s.Ranged || s.Range == nil || t.Clock == 0 {
+		return 0, false
+	}
+	for k := i - 1; k >= 0; k-- {
+		if p := all[k]; p.Range != nil && p.To > p.From {
+			heard := float64(int32(t.Packets[p.To-1].Timestamp-t.Packets[p.From].Timestamp)) / float64(t.Clock)
+			return *s.Range - *p.Range - heard, true
+		}
+	}
+	return 0, false
+}
+
+func hole(step float64) string {
+	if step == 1 {
+		return "goes on"
+	}
+	return "jumps"
+}
+
+// stretch compares packets one by one.
+func (d *differ) stretch(a, b *talk.Track, ra, rb stretch) {
+	pa, pb := a.Packets[ra.from:ra.to], b.Packets[rb.from:rb.to]
+	where := ra.where
+	d.continuity(where, pa, pb, ra, rb)
+	if len(pa) == 0 || len(pb) == 0 {
+		return
+	}
+	if !ra.fixed && !d.concurrent() && !d.a.Synthetic {
+		return
+	}
+	m, ok := align(pa, pb, ra.fixed && rb.fixed)
+	if !ok {
+		d.text(Media, where, "payloads", "as sent at that moment", "not one in common")
+		return
+	}
+	show := func(what string, n, at int, of []talk.Packet) {
+		if n > 0 {
+			d.add(Difference{Where: where, What: what, Class: Media, Size: float64(n),
+				A: fmt.Sprintf("packet %d of %d: seq %d, %d bytes, hash %016x", at+1, len(of), of[at].Seq, of[at].Size, of[at].Hash),
+				B: fmt.Sprintf("%d packets %s", n, strings.TrimPrefix(what, "payloads "))})
+		}
+	}
+	show("payloads changed", m.changed, m.firstC, pa)
+	show("payloads missing", m.missing, m.firstGap, pa)
+	show("payloads extra", m.extra, m.firstX, pb)
+	d.tail(where, a, b, m, ra, rb)
+	d.headers(where, pa, pb, m, ra, rb)
+	if d.concurrent() || ra.fixed {
+		d.delays(where, pa, pb, m, ra, rb)
+	}
+}
+
+// silence is how long nothing must have come for a stream to have ended.
+const silence = 600 * time.Millisecond
+
+// tail compares what is left after the last packet in common, if both streams
+// came to their end and were not cut off by the listener.
+func (d *differ) tail(where string, ta, tb *talk.Track, m alignment, ra, rb stretch) {
+	if len(ra.sections) == 0 || len(rb.sections) == 0 || len(m.pairs) == 0 || m.lost {
+		return
+	}
+	endA, endB := ra.sections[0], rb.sections[0]
+	if endA.To <= ra.from || endB.To <= rb.from {
+		return
+	}
+	if !ended(ta, endA) || !ended(tb, endB) {
+		return
+	}
+	lengthA, lengthB := float64(endA.To-ra.from), float64(endB.To-rb.from)
+	d.number(Media, where, "packets until its end", lengthA, lengthB, 0, "packets")
+}
+
+// ended says whether the section's stream came to its end: it said BYE, or
+// fell silent.
+func ended(t *talk.Track, s Section) bool {
+	bye := slices.ContainsFunc(t.Reports, func(r talk.Report) bool { return r.Bye && r.At >= s.Begin && r.At < s.End })
+	return bye || s.End-t.Packets[s.To-1].At >= silence
+}
+
+// continuity counts holes, repeats and disorder by sequence number within each section.
+func (d *differ) continuity(where string, a, b []talk.Packet, ra, rb stretch) {
+	lostA, twiceA, backA := holes(a, ra)
+	lostB, twiceB, backB := holes(b, rb)
+	d.more(Media, where, "lost", float64(lostA), float64(lostB), 0, "packets", &Whole)
+	d.more(Media, where, "repeated", float64(twiceA), float64(twiceB), 0, "packets", &Whole)
+	d.more(Media, where, "out of order", float64(backA), float64(backB), 0, "packets", &Whole)
+}
+
+func holes(p []talk.Packet, r stretch) (lost, twice, back int) {
+	seam := map[int]bool{}
+	for _, s := range r.sections {
+		seam[s.From-r.from] = true
+	}
+	high := 0
+	for i := 1; i < len(p); i++ {
+		step := int16(p[i].Seq - p[high].Seq)
+		switch {
+		case seam[i]:
+			high = i
+			continue
+		case step == 0:
+			twice++
+			continue
+		case step < 0:
+			back++
+			if lost > 0 {
+				lost--
+			}
+			continue
+		}
+		lost += int(step) - 1
+		high = i
+	}
+	return lost, twice, back
+}
+
+// headers compares what stands before the payloads of packets that pair up.
+func (d *differ) headers(where string, a, b []talk.Packet, m alignment, ra, rb stretch) {
+	type count struct {
+		n    int
+		a, b string
+	}
+	counts := map[string]*count{}
+	note := func(what string, differs bool, at int, x, y any) {
+		if !differs {
+			return
+		}
+		if counts[what] == nil {
+			counts[what] = &count{a: fmt.Sprintf("packet %d: %v", at+1, x), b: fmt.Sprint(y)}
+		}
+		counts[what].n++
+	}
+	seam := map[int]bool{}
+	for _, s := range ra.sections {
+		seam[s.From-ra.from] = true
+	}
+	for _, s := range rb.sections {
+		seam[-1-(s.From-rb.from)] = true
+	}
+	for k, pair := range m.pairs {
+		p, q := a[pair[0]], b[pair[1]]
+		note("markers", p.Marker != q.Marker, pair[0], p.Marker, q.Marker)
+		note("payload types", p.PT != q.PT, pair[0], p.PT, q.PT)
+		note("padding", p.Padding != q.Padding, pair[0], p.Padding, q.Padding)
+		note("header extensions", p.Extra != q.Extra, pair[0], p.Extra, q.Extra)
+		if k == 0 || m.pairs[k-1] != [2]int{pair[0] - 1, pair[1] - 1} || seam[pair[0]] || seam[-1-pair[1]] {
+			continue
+		}
+		stepA, stepB := int32(p.Timestamp-a[pair[0]-1].Timestamp), int32(q.Timestamp-b[pair[1]-1].Timestamp)
+		note("timestamp steps", stepA != stepB, pair[0], stepA, stepB)
+	}
+	for _, what := range []string{"markers", "payload types", "padding", "header extensions", "timestamp steps"} {
+		if c := counts[what]; c != nil {
+			d.add(Difference{Where: where, What: what, Class: Media, Size: float64(c.n), A: c.a,
+				B: fmt.Sprintf("%s (%d of %d differ)", c.b, c.n, len(m.pairs))})
+		}
+	}
+}
+
+// concurrent says whether the two recordings were made at the same time, so
+// that a live stream must show the same packets in both.
+func (d *differ) concurrent() bool {
+	return math.Abs(d.b.Began.Sub(d.a.Began).Seconds()) < 1
+}

@@ -1,0 +1,184 @@
+package judge
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"rtspshim/compat/talk"
+)
+
+// ntpEpoch is 1900 in Unix seconds (RFC 3550 4).
+const ntpEpoch = 2208988800
+
+// rtcp compares the reports of a track.
+func (d *differ) rtcp(name string, a, b *talk.Track) {
+	d.kinds(name, a, b)
+	if max(len(a.Reports), len(b.Reports)) > 1 {
+		d.text(Media, name, "CNAME", cnames(a), cnames(b))
+	}
+	if len(a.Reports) == 0 || len(b.Reports) == 0 {
+		return
+	}
+	d.text(Media, name, "SSRC in sender reports", reportSSRC(a), reportSSRC(b))
+	if ia, ib := interval(a), interval(b); ia > 0 && ib > 0 {
+		d.number(Timing, name, "RTCP interval", ia, ib, max(1, ia/2), "s")
+	}
+	ma, okA := mapping(d.a, a)
+	mb, okB := mapping(d.b, b)
+	if okA && okB {
+		d.number(Media, name, "media time in sender reports against the packets", ma.media, mb.media, 0.150, "s")
+		d.number(Media, name, "clock in sender reports against ours", ma.clock, mb.clock, 0.250, "s")
+	}
+	ca, okA := counted(a)
+	cb, okB := counted(b)
+	if okA && okB {
+		// A report may overtake the packets of its moment.
+		within := 5 + float64(longestBurst(a.Packets))
+		d.number(Media, name, "packets counted between sender reports, beyond those heard", ca, cb, within, "packets")
+	}
+}
+
+// kinds counts compound packets by what they are made of.
+func kinds(t *talk.Track) map[string]int {
+	seen := map[string]int{}
+	for _, r := range t.Reports {
+		seen[r.Kinds]++
+	}
+	return seen
+}
+
+// kinds compares which compound packets came. One report alone may have been
+// missed by listening a moment too short; a BYE may not.
+func (d *differ) kinds(name string, a, b *talk.Track) {
+	inA, inB := kinds(a), kinds(b)
+	conclusive := false
+	for _, pair := range [][2]map[string]int{{inA, inB}, {inB, inA}} {
+		for kind, n := range pair[0] {
+			conclusive = conclusive || pair[1][kind] == 0 && (n > 1 || strings.Contains(kind, "BYE"))
+		}
+	}
+	if conclusive {
+		list := func(m map[string]int) string { return strings.Join(slices.Sorted(maps.Keys(m)), " | ") }
+		d.text(Media, name, "RTCP kinds", list(inA), list(inB))
+	}
+}
+
+func cnames(t *talk.Track) string {
+	var seen []string
+	for _, r := range t.Reports {
+		if r.CNAME != "" && !slices.Contains(seen, r.CNAME) {
+			seen = append(seen, r.CNAME)
+		}
+	}
+	switch len(seen) {
+	case 0:
+		return "none"
+	case 1:
+		shape := number.ReplaceAllString(seen[0], "#")
+		if strings.Contains(shape, "@") {
+			shape = "user@host"
+		}
+		return "one, like " + shape
+	}
+	return fmt.Sprintf("%d different", len(seen))
+}
+
+func reportSSRC(t *talk.Track) string {
+	for _, r := range t.Reports {
+		if r.SR == nil || len(t.Packets) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(t.Packets, func(p talk.Packet) bool { return p.SSRC == r.SR.SSRC }) {
+			return "another than the packets'"
+		}
+	}
+	return "the packets'"
+}
+
+// interval is the mean time between sender reports, seconds.
+func interval(t *talk.Track) float64 {
+	var first, last time.Duration
+	n := 0
+	for _, r := range t.Reports {
+		if r.SR == nil {
+			continue
+		}
+		if n == 0 {
+			first = r.At
+		}
+		last = r.At
+		n++
+	}
+	if n < 3 {
+		return 0
+	}
+	return (last - first).Seconds() / float64(n-1)
+}
+
+type srMapping struct{ media, clock float64 }
+
+// mapping compares sender reports with the packets around them: the RTP time
+// they name against the last packet's, and their NTP time against our clock.
+// Medians over all reports.
+func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
+	var media, clock []float64
+	for _, report := range t.Reports {
+		if report.SR == nil || t.Clock == 0 {
+			continue
+		}
+		k := len(t.Packets) - 1
+		for k >= 0 && t.Packets[k].At > report.At {
+			k--
+		}
+		if k < 0 {
+			continue
+		}
+		p := t.Packets[k]
+		since := (report.At - p.At).Seconds()
+		media = append(media, float64(int32(report.SR.RTPTime-p.Timestamp))/float64(t.Clock)-since)
+		wall := r.Began.Add(report.At)
+		ntp := float64(report.SR.NTPTime>>32) - ntpEpoch + float64(uint32(report.SR.NTPTime))/(1<<32)
+		clock = append(clock, ntp-float64(wall.UnixNano())/1e9)
+	}
+	if len(media) == 0 {
+		return srMapping{}, false
+	}
+	return srMapping{median(media), median(clock)}, true
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return s[len(s)/2]
+}
+
+// counted compares the packet counts of the first and the last sender report
+// with the packets that came between them.
+func counted(t *talk.Track) (float64, bool) {
+	var first, last *talk.Report
+	for i := range t.Reports {
+		if t.Reports[i].SR != nil {
+			if first == nil {
+				first = &t.Reports[i]
+			}
+			last = &t.Reports[i]
+		}
+	}
+	if first == nil || first == last {
+		return 0, false
+	}
+	heard := 0
+	for _, p := range t.Packets {
+		if p.At > first.At && p.At <= last.At {
+			heard++
+		}
+	}
+	said := float64(int32(last.SR.PacketCount - first.SR.PacketCount))
+	if math.Abs(said) > 1e6 {
+		return 0, false
+	}
+	return said - float64(heard), true
+}

@@ -1,0 +1,3 @@
+package compat
+
+func (r *run) players() []job { return nil }

@@ -1,0 +1,144 @@
+package engine
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"rtspshim/engine/disk"
+	"rtspshim/engine/hint"
+)
+
+const maxPlaces = 8 // of a file that a Stream reads from at a time
+
+// admit makes room for a Stream at the disk, in memory and on the network, for
+// its whole length, or says what is short.
+func (e *Engine) admit(s *Stream) error {
+	d, err := e.openDisk()
+	if err != nil {
+		return err
+	}
+	f, err := d.OpenFile(s.spec.File.Name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.Identity() != disk.IdentityOf(s.spec.File.Info()) {
+		return fmt.Errorf("%s: %w", s.spec.File.Name, disk.ErrChanged)
+	}
+	demand, err := e.demand(s)
+	if err != nil {
+		return err
+	}
+	s.bits = 8 * demand.Rate
+	demand.Rate = int64(float64(demand.Rate) * (1 + s.spec.Ahead.Growth))
+	s.source.file, err = d.OpenStream(f, demand, (*receiver)(s))
+	if errors.Is(err, disk.ErrDisk) || errors.Is(err, disk.ErrMemory) {
+		return fmt.Errorf("%w: %w", ErrAdmission, err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.enter(s); err != nil {
+		s.source.file.Close()
+		return err
+	}
+	return nil
+}
+
+// demand is what a Stream needs of the disk: the most that it reads in a cycle,
+// and from how many places of the file at a time.
+func (e *Engine) demand(s *Stream) (disk.Demand, error) {
+	config := hint.Config{Gap: 256 << 10}
+	for _, t := range s.spec.Tracks {
+		config.Tracks = append(config.Tracks, t.Track)
+	}
+	r, err := s.spec.File.Reader(config)
+	if err != nil {
+		return disk.Demand{}, err
+	}
+	var c hint.Cycle
+	r.Seek(s.spec.From)
+	if err := r.Plan(&c, s.spec.From+e.config.CycleTime); err != nil {
+		return disk.Demand{}, err
+	}
+	return disk.Demand{
+		Rate:   s.spec.File.Rate(config.Tracks, e.config.CycleTime),
+		Places: min(len(c.Extents), maxPlaces),
+	}, nil
+}
+
+// enter takes an admitted Stream in.
+func (e *Engine) enter(s *Stream) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	if b := e.config.Bandwidth; b > 0 && e.used+s.bits > b {
+		return fmt.Errorf("%w: network: %d bit/s in use, %d more wanted, of %d", ErrAdmission, e.used, s.bits, b)
+	}
+	e.used += s.bits
+	if s.tcp == nil {
+		s.pump = slices.MinFunc(e.pumps, func(a, b *pump) int { return cmp.Compare(a.plays.Load(), b.plays.Load()) })
+		s.pump.plays.Add(1)
+	}
+	e.streams[s] = struct{}{}
+	return nil
+}
+
+// release gives a Stream's room back.
+func (e *Engine) release(s *Stream) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.pump != nil {
+		s.pump.plays.Add(-1)
+	}
+	e.used -= s.bits
+	delete(e.streams, s)
+}
+
+// openDisk returns the disk's scheduler, which exists from the first Stream on.
+func (e *Engine) openDisk() (*disk.Scheduler, error) {
+	e.library.Lock()
+	defer e.library.Unlock()
+	if e.disk != nil {
+		return e.disk, nil
+	}
+	e.mu.Lock()
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		return nil, ErrClosed
+	}
+	c := &e.config
+	d, err := disk.Open(disk.Config{
+		Memory: c.Memory, Cycle: c.CycleTime, Uring: c.Uring, Direct: c.Direct, Logger: e.log,
+		Speed: disk.Speed{Bandwidth: c.DiskBandwidth, Overhead: c.DiskOverhead},
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.disk = d
+	return d, nil
+}
+
+// DiskStats tells what the disk has done; zero as long as there was no Stream.
+func (e *Engine) DiskStats() disk.Stats {
+	e.library.Lock()
+	defer e.library.Unlock()
+	if e.disk == nil {
+		return disk.Stats{}
+	}
+	return e.disk.Stats()
+}
+
+func (e *Engine) closeDisk() error {
+	e.library.Lock()
+	defer e.library.Unlock()
+	if e.disk == nil {
+		return nil
+	}
+	return e.disk.Close()
+}

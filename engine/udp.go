@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"time"
+
+	"rtspshim/engine/relay"
+	"rtspshim/engine/wire"
+)
+
+// headers is how many RTP headers a pump has at hand. A Batch holds fewer
+// pieces, and sends them before it takes more.
+const headers = 8192
+
+// turnStreams is how many Streams send before what they sent is handed to the
+// kernel and the clock is read again: as many runs as one system call takes.
+const turnStreams = 64
+
+// udpSink is the part of a pump that sends Streams. It is a sink for the Stream
+// whose turn it is.
+type udpSink struct {
+	wheel   wheel
+	all     map[*Stream]struct{}
+	turn    []*Stream // sent in this turn
+	limit   int       // packets back to back
+	batch   *wire.Batch
+	late    Lateness
+	headers [][12]byte
+	header  int
+	pieces  [][]byte
+}
+
+func (u *udpSink) init(b *wire.Batch, limit int) {
+	u.all = map[*Stream]struct{}{}
+	u.batch, u.limit = b, limit
+	u.headers = make([][12]byte, headers)
+}
+
+// packet sends a line's next packet: its header built here, its payload from
+// where it lies.
+func (u *udpSink) packet(l *line, late time.Duration) {
+	u.late.add(late)
+	conn, dest := l.Relay.Outlet(relay.RTP)
+	if dest == nil {
+		return
+	}
+	h := &u.headers[u.header]
+	u.header = (u.header + 1) % headers
+	l.packet.PutHeader(h, l.Seq, l.Time, l.SSRC)
+	u.pieces = append(append(u.pieces[:0], h[:]), l.packet.Payload...)
+	u.batch.Add(conn, dest, u.pieces...)
+}
+
+// report sends a line's report.
+func (u *udpSink) report(l *line) {
+	if conn, dest := l.Relay.Outlet(relay.RTCP); dest != nil {
+		u.batch.Add(conn, dest, l.sr)
+	}
+}
+
+// streams sends what is due of some Streams; more says that others are due.
+func (u *udpSink) streams(now time.Duration) (more bool) {
+	u.turn = u.turn[:0]
+	u.wheel.advance(now)
+	for len(u.turn) < turnStreams {
+		s := u.wheel.pop()
+		if s == nil {
+			break
+		}
+		u.turn = append(u.turn, s)
+		s.mu.Lock()
+		at, again := s.run(now, u.limit, u)
+		s.mu.Unlock()
+		if again {
+			u.wheel.add(s, at)
+		}
+	}
+	return u.wheel.due.first != nil
+}
+
+// settle follows the Batch's Flush: nothing that was sent is needed any more.
+func (u *udpSink) settle() {
+	for _, s := range u.turn {
+		if s.settle() {
+			u.end(s)
+		}
+	}
+	u.turn = u.turn[:0]
+}
+
+func (u *udpSink) end(s *Stream) {
+	if _, has := u.all[s]; !has {
+		return
+	}
+	delete(u.all, s)
+	u.wheel.remove(s)
+	close(s.stopped)
+	s.e.feeder.post(s)
+}
+
+// abandon ends all Streams where they are.
+func (u *udpSink) abandon() {
+	for s := range u.all {
+		s.abandon()
+		u.end(s)
+	}
+}
+
+// abandon ends the Stream when the Engine does.
+func (s *Stream) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.finish(ErrClosed)
+	}
+}
+
+// settle gives back the intervals that have been sent, and tells whether the
+// Stream is over.
+func (s *Stream) settle() (over bool) {
+	s.mu.Lock()
+	spent := s.source.spent
+	for n := s.passed(); s.source.spent < n; s.source.spent++ {
+		if at := &s.source.slots[s.source.spent%slots]; at.data != nil {
+			at.data.Release()
+			at.data = nil
+		}
+	}
+	spent, over = s.source.spent-spent, s.over
+	s.mu.Unlock()
+	if spent > 0 {
+		s.e.feeder.post(s)
+	}
+	return over
+}
+
+// start begins to send s.
+func (p *pump) start(s *Stream) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return ErrClosed
+	}
+	p.started = append(p.started, s)
+	p.poller.Wake()
+	return nil
+}
+
+// wake has s come by at once, if it is playing.
+func (p *pump) wake(s *Stream) {
+	p.mu.Lock()
+	p.woken = append(p.woken, s)
+	p.mu.Unlock()
+	p.poller.Wake()
+}
+
+// admit takes in what others asked for between two ticks.
+func (u *udpSink) admit(started, woken []*Stream) {
+	for _, s := range started {
+		u.all[s] = struct{}{}
+		u.wheel.now(s)
+	}
+	for _, s := range woken {
+		if _, has := u.all[s]; has {
+			u.wheel.now(s)
+		}
+	}
+}

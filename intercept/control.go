@@ -1,0 +1,419 @@
+package intercept
+
+import (
+	"context"
+	"time"
+
+	"rtspshim/engine"
+	"rtspshim/proxy"
+)
+
+// control is a PLAY, PAUSE or TEARDOWN of the client's on its way. From its
+// request to its answer it has the session's turn, so that nothing else
+// changes what the session plays.
+type control struct {
+	s      *session
+	moves  bool // a PLAY to the paused upstream, from where the client wants
+	pings  bool // a PLAY while the engine plays
+	halted bool // the engine was stopped for it, and goes on if it is refused
+	url    string
+	rng    string // the Range that went up
+}
+
+// requestControl prepares the session for what the client wants of it.
+func (t *tap) requestControl(ex *proxy.Exchange) {
+	s := t.Interceptor.session(sessionID(ex.Request))
+	if s == nil || !t.cfg.Movies.any() {
+		return
+	}
+	if !s.enter(context.Background()) {
+		t.stays(s, "the upstream owes an answer")
+		return
+	}
+	c := &control{s: s, url: ex.URI}
+	ex.Value = c
+	t.hold(c)
+	s.seen(t, ex, time.Now())
+	if s.cancel != nil { // a proof under way: what it looks at ends here
+		s.cancel()
+		s.cancel = nil
+	}
+	switch ex.Method {
+	case "PLAY":
+		c.requestPlay(t, ex)
+	case "PAUSE":
+		c.requestPause(t, ex)
+	case "TEARDOWN":
+		if s.isOne(ex.URI) {
+			t.giveUp(s, "one of several tracks was torn down")
+		}
+	}
+}
+
+// requestAgain prepares a session for a further SETUP, which the engine's
+// stream could not follow. It returns nil where there is no session yet.
+func (t *tap) requestAgain(ex *proxy.Exchange) *control {
+	s := t.Interceptor.session(sessionID(ex.Request))
+	if s == nil || !s.enter(context.Background()) {
+		return nil
+	}
+	c := &control{s: s}
+	t.hold(c)
+	t.giveUp(s, "set up again while it played")
+	return c
+}
+
+// giveUp hands a session's media back to the upstream for good. The caller
+// has the turn.
+func (i *Interceptor) giveUp(s *session, why string) {
+	switch s.stage {
+	case relayed:
+		return
+	case playing:
+		s.halt()
+		i.handBack(s, why)
+	default:
+		for n, m := range s.medias {
+			m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+		}
+		s.pass()
+		s.become(relayed, nil, why)
+	}
+	s.relayOnly = why
+}
+
+// isOne says whether url names one Media of several.
+func (s *session) isOne(url string) bool {
+	for _, m := range s.medias {
+		if m.url == url {
+			return len(s.medias) > 1
+		}
+	}
+	return false
+}
+
+func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
+	s, m := c.s, ex.Request
+	c.rng = m.Get("Range")
+	switch s.stage {
+	case playing:
+		if c.rng == "" && !m.Has("Scale") && !m.Has("Speed") {
+			c.pings = true
+			if err := t.resync(s, s.stream.Position()); err != nil {
+				t.log.Info("upstream before PLAY", "session", s.short(), "err", err)
+			}
+			return
+		}
+		s.halt()
+		c.halted, c.moves = true, true
+	case paused:
+		c.moves = true
+	case finished:
+		c.moves = true // a PLAY without Range means what the upstream says
+		return
+	default:
+		return
+	}
+	if c.rng == "" {
+		c.rng = formatNPT(s.position, s.end)
+		m.Add("Range", c.rng)
+	}
+}
+
+func (c *control) requestPause(t *tap, ex *proxy.Exchange) {
+	s := c.s
+	if s.stage != playing {
+		return
+	}
+	s.halt()
+	s.stopped = time.Now()
+	s.become(paused, nil, s.why)
+	if s.held == nil { // the upstream plays: it answers for itself
+		s.silenced = s.stopped
+		return
+	}
+	s.held.Set("CSeq", ex.CSeq())
+	ex.AnswerRaw(s.held.Bytes())
+	t.release(c)
+}
+
+// answerControl follows the upstream's answer, and corrects what it says
+// about packets that come from the engine.
+func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
+	release := true
+	defer func() {
+		if release {
+			t.release(c)
+		}
+	}()
+	s := c.s
+	if ex.Method != "PLAY" {
+		return
+	}
+	switch {
+	case c.pings:
+		if m.OK() {
+			s.correct(m, s.stream.State())
+		}
+		release = false
+		t.work.Go(func() { // the answer to PAUSE comes in behind this one
+			defer t.release(c)
+			t.silence(s)
+		})
+	case !m.OK():
+		if c.halted {
+			if err := t.goOn(s, s.why); err != nil {
+				t.handBackLater(c, err)
+				release = false
+			}
+		}
+	case c.moves:
+		release = t.moved(c, m)
+	default:
+		start, end := playRange(c.rng, m)
+		if why := altered(m); why != "" {
+			t.stays(s, why)
+			return
+		}
+		t.startProof(s, c.url, start, end)
+	}
+}
+
+// playRange is what an answered PLAY plays: the answer's Range where it has
+// one, the request's otherwise.
+func playRange(asked string, m *proxy.Message) (start, end time.Duration) {
+	start, end, now, ok := parseNPT(m.Get("Range"))
+	if !ok || now {
+		start, end, _, _ = parseNPT(asked)
+	}
+	return start, end
+}
+
+// altered says why an answer promises other packets than the movie's own.
+func altered(m *proxy.Message) string {
+	for _, name := range []string{"Scale", "Speed"} {
+		switch v := m.Get(name); v {
+		case "", "1", "1.0", "1.00", "1.000", "1.000000":
+		default:
+			return name + ": " + v
+		}
+	}
+	return ""
+}
+
+// moved lets the engine play from where a PLAY to the paused upstream has
+// moved the session. What the answer says about the first packets shows
+// whether the upstream means the same ones; if it does not, the upstream is
+// relayed and has to be proved again. It reports whether the control's turn
+// is over.
+func (t *tap) moved(c *control, m *proxy.Message) bool {
+	s := c.s
+	start, end := playRange(c.rng, m)
+	if s.stage == finished && m.Get("RTP-Info") == "" {
+		return true // nothing plays
+	}
+	why := altered(m)
+	if why == "" {
+		firsts, err := t.cfg.Engine.Firsts(s.file, s.trackIDs(), start)
+		if err == nil && s.renumber(firsts, infos(s, m), c.halted) {
+			s.base, s.end = time.Now().Add(-start), endIn(end, s.file.Duration)
+			if s.lead > 0 {
+				s.ahead = engine.Ahead{Lead: s.lead, Growth: leadGrowth, Most: leadMost}
+			}
+			if t.playOn(c, m, start, firsts) {
+				return false
+			}
+			why = "the engine has no room"
+		} else {
+			why = "the answer to PLAY does not name the movie's packets"
+		}
+	}
+	// The relay goes on in the client's numbers.
+	for n, md := range s.medias {
+		md.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+	}
+	s.pass()
+	s.become(relayed, nil, why)
+	s.shiftInfo(m)
+	if altered(m) == "" {
+		t.startProof(s, c.url, start, end)
+	} else {
+		t.stays(s, why)
+	}
+	return true
+}
+
+// playOn starts the engine, corrects the answer and silences the upstream.
+func (t *tap) playOn(c *control, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
+	s := c.s
+	resumed := !c.halted && s.stage == paused && start == s.position.Truncate(time.Microsecond)
+	after := make([]*engine.Place, len(s.medias))
+	for n := range s.medias {
+		if resumed { // exactly the next packet, as the upstream would have gone on
+			after[n] = &s.at[n].Last
+		} else if firsts[n].OK {
+			s.tracks[n].Seq = s.at[n].LastSeq + 1 - firsts[n].Seq
+		}
+	}
+	stream, err := t.openStream(s, start)
+	if err == nil {
+		err = t.start(s, stream, after, s.why)
+	}
+	if err != nil {
+		t.log.Warn("cannot go on", "session", s.short(), "err", err)
+		return false
+	}
+	s.correct(m, stream.State())
+	t.work.Go(func() {
+		defer t.release(c)
+		t.silence(s)
+	})
+	return true
+}
+
+// endIn is a Range's end as the engine wants it: none where it is the movie's.
+func endIn(end, movie time.Duration) time.Duration {
+	if end >= movie {
+		return 0
+	}
+	return end
+}
+
+// renumber finds the timestamp offsets after a move: the upstream's answer
+// gives its own, and they count only if all Medias moved by the same time.
+// An upstream that adds the time it was paused has been paused longer than
+// the client knows; the client gets what it would have seen.
+func (s *session) renumber(firsts []engine.First, answered []rtpInfo, wasPlaying bool) bool {
+	advance, found := time.Duration(0), false
+	ups := make([]uint32, len(s.tracks))
+	for n, tr := range s.tracks {
+		e, first := answered[n], firsts[n]
+		if !first.OK {
+			continue
+		}
+		if !e.whole {
+			return false
+		}
+		ups[n] = e.rtptime - first.Time
+		moved := ticks(int32(ups[n]-tr.upTime), s.rate(n))
+		if found && (moved-advance).Abs() > 5*time.Millisecond {
+			return false
+		}
+		advance, found = moved, true
+	}
+	if !found {
+		return false
+	}
+	now, extra := time.Now(), time.Duration(0)
+	if upPaused := now.Sub(s.silenced); !s.silenced.IsZero() && advance > 0 && (advance-upPaused).Abs() < 250*time.Millisecond {
+		extra = upPaused // while the engine played on
+		if !wasPlaying {
+			extra = s.stopped.Sub(s.silenced)
+		}
+	}
+	for n := range s.tracks {
+		if tr := &s.tracks[n]; firsts[n].OK {
+			tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
+			tr.upTime = ups[n]
+		}
+	}
+	return true
+}
+
+func ticks(n int32, rate uint32) time.Duration {
+	return time.Duration(int64(n) * int64(time.Second) / int64(rate))
+}
+
+// rate is a track's RTP ticks a second.
+func (s *session) rate(n int) uint32 {
+	if t := s.file.Track(s.tracks[n].Track); t != nil && t.RTPScale > 0 {
+		return t.RTPScale
+	}
+	return 1
+}
+
+func (s *session) trackIDs() (ids []uint32) {
+	for _, t := range s.tracks {
+		ids = append(ids, t.Track)
+	}
+	return ids
+}
+
+// infos are the RTP-Info entries of an answer, by Media.
+func infos(s *session, m *proxy.Message) []rtpInfo {
+	list := make([]rtpInfo, len(s.medias))
+	m.Edit("RTP-Info", func(value string) string {
+		return editRTPInfo(value, func(e *rtpInfo) {
+			if n := s.named(e.url); n >= 0 {
+				list[n] = *e
+			}
+		})
+	})
+	return list
+}
+
+// named is the Media that an RTP-Info entry is about, -1 for none: the SETUP's
+// URL, or the track's name at its end.
+func (s *session) named(url string) int {
+	for n, m := range s.medias {
+		if m.url == url || lastPart(m.url) == lastPart(url) {
+			return n
+		}
+	}
+	return -1
+}
+
+// correct makes an answer's RTP-Info name the packets that come next from
+// the engine.
+func (s *session) correct(m *proxy.Message, next []engine.TrackState) {
+	m.Edit("RTP-Info", func(value string) string {
+		return editRTPInfo(value, func(e *rtpInfo) {
+			if n := s.named(e.url); n >= 0 && !next[n].Ended {
+				e.seq, e.rtptime = next[n].NextSeq, next[n].NextTime
+			}
+		})
+	})
+}
+
+// shiftInfo makes an answer's RTP-Info fit packets that are shifted.
+func (s *session) shiftInfo(m *proxy.Message) {
+	m.Edit("RTP-Info", func(value string) string {
+		return editRTPInfo(value, func(e *rtpInfo) {
+			if n := s.named(e.url); n >= 0 {
+				sh := s.medias[n].watch.shifted()
+				e.seq, e.rtptime = e.seq+sh.seq, e.rtptime+sh.time
+			}
+		})
+	})
+}
+
+// handBackLater has the upstream go on, off the goroutine that reads its
+// answers; the control's turn ends with it.
+func (t *tap) handBackLater(c *control, err error) {
+	t.work.Go(func() {
+		defer t.release(c)
+		t.handBack(c.s, err.Error())
+	})
+}
+
+// hold and release keep the connection's controls, whose turns end with it.
+func (t *tap) hold(c *control) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.controls != nil {
+		t.controls[c] = struct{}{}
+	}
+}
+
+func (t *tap) release(c *control) {
+	if c == nil {
+		return
+	}
+	t.mu.Lock()
+	_, held := t.controls[c]
+	delete(t.controls, c)
+	t.mu.Unlock()
+	if held {
+		c.s.leave()
+	}
+}

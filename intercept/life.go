@@ -1,0 +1,113 @@
+package intercept
+
+import (
+	"context"
+	"time"
+)
+
+// A paused session at the upstream lives on what the shim sends in it. The
+// shim does so only while the client shows life: datagrams or requests of its
+// own. A client that has fallen silent is given up as the upstream would have
+// done, had it been sending itself.
+
+const (
+	defaultTimeout = 60 * time.Second  // of a session that names none: RFC 2326 §12.37
+	silentTimeout  = 120 * time.Second // of a client, where the session names none
+)
+
+// keep looks after a session whose media the engine sends.
+func (i *Interceptor) keep(s *session, now time.Time) {
+	s.mu.Lock()
+	stage, timeout, asked := s.stage, s.timeout, s.asked
+	life := s.alive()
+	s.mu.Unlock()
+	if stage != playing && stage != finished {
+		return
+	}
+	patience, interval := timeout+timeout/4, timeout*2/5
+	if timeout == 0 {
+		patience, interval = silentTimeout, defaultTimeout*2/5
+	}
+	if now.Sub(life) > patience {
+		i.work.Go(func() {
+			if _, err := i.ask(s, "TEARDOWN", ""); err != nil {
+				i.log.Debug("TEARDOWN", "session", s.short(), "err", err)
+			}
+			i.end(s, "client silent")
+		})
+		return
+	}
+	if now.Sub(asked) > interval && life.After(asked) {
+		i.work.Go(func() {
+			m, err := i.ask(s, "OPTIONS", "")
+			if err == nil && m.Status() == 454 { // Session Not Found
+				i.end(s, "unknown to the upstream")
+			}
+		})
+		s.mu.Lock()
+		s.asked = now
+		s.mu.Unlock()
+	}
+}
+
+// alive is when the client last showed life; s.mu is held. An open connection
+// that carries the media is life in itself: TCP would tell of its end.
+func (s *session) alive() time.Time {
+	last := s.lastSeen
+	for _, m := range s.medias {
+		if m.relay != nil {
+			if at := m.relay.Stats().FromClient.Last; at.After(last) {
+				last = at
+			}
+		}
+	}
+	if len(s.conns) > 0 && s.onlyTCP() {
+		return time.Now()
+	}
+	return last
+}
+
+// disconnected follows a datagram session whose connection has gone. Some
+// upstreams end such a session, some go on: the one at hand is asked, by
+// having it play again, unheard. One that is dead cannot say; its viewers
+// play on to the end, unless configured otherwise.
+func (i *Interceptor) disconnected(s *session) {
+	i.work.Go(func() {
+		if !s.enter(context.Background()) {
+			return
+		}
+		defer s.leave()
+		s.mu.Lock()
+		gone := len(s.conns) == 0 && s.stage == playing && !s.over
+		s.mu.Unlock()
+		if !gone {
+			return
+		}
+		m, err := i.ask(s, "PLAY", "Range: "+formatNPT(s.stream.Position(), s.end)+"\r\n")
+		switch {
+		case err != nil && i.cfg.CloseOnLoss:
+			i.end(s, "upstream lost")
+		case err != nil:
+			i.log.Warn("upstream lost, the movie plays on", "session", s.short(), "err", err)
+		case !m.OK():
+			i.end(s, "connection closed: "+m.StartLine())
+		default:
+			i.silence(s)
+		}
+	})
+}
+
+// goodbye ends the engine's sending when the upstream has said that the
+// stream is over. It is called while a packet is looked at, and does not wait.
+func (i *Interceptor) goodbye(s *session) {
+	i.work.Go(func() {
+		if !s.enter(context.Background()) {
+			return
+		}
+		defer s.leave()
+		if s.stage == playing {
+			s.halt()
+			s.become(finished, nil, "the upstream said goodbye")
+		}
+	})
+}

@@ -1,0 +1,422 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"rtspshim/engine"
+	"rtspshim/engine/hint"
+	"rtspshim/proxy"
+)
+
+// stage is how far a session's media have moved to the engine.
+type stage uint8
+
+const (
+	relayed  stage = iota // the upstream's packets go to the client
+	playing               // the engine sends; the upstream is paused
+	paused                // the client has paused as well
+	finished              // the engine has sent the last packet; the upstream stands at its end too
+)
+
+func (s stage) String() string { return [...]string{"relay", "movie", "movie", "movie"}[s] }
+
+// takeover is a session's movie. Whoever holds the turn may change it; stage
+// and stream are changed under session.mu too, for those who only look.
+type takeover struct {
+	turn   chan struct{} // holds a token while somebody has the turn
+	stage  stage
+	why    string // the reason for the last change of stage, or against one
+	cancel context.CancelFunc
+	took   time.Duration // from the answer to PLAY to the engine's first packet
+
+	file     *hint.File
+	stream   *engine.Stream
+	tracks   []track
+	base     time.Time
+	ahead    engine.Ahead        // over TCP
+	lead     time.Duration       // that the upstream had when it was taken over; 0 when in real time
+	end      time.Duration       // of the Range that plays, 0 when open
+	at       []engine.TrackState // where the engine stopped
+	position time.Duration       // likewise
+	held     *proxy.Message      // the upstream's answer to our PAUSE
+	silenced time.Time           // when it came; zero while the upstream plays
+	stopped  time.Time           // when the client paused
+	total    engine.StreamStats  // of the streams before this one
+}
+
+// track is one Media's numbering.
+type track struct {
+	engine.Mapping        // as the client knows it
+	upTime         uint32 // the upstream's own timestamp offset
+}
+
+const (
+	turnTimeout  = 2 * time.Second  // for an answer that may never come
+	askTimeout   = 5 * time.Second  // for the upstream's answer to the shim
+	proofTimeout = 60 * time.Second // for enough packets of every Media
+	primeTimeout = 5 * time.Second  // for the first read of a movie
+	needNew      = 8                // packets of each Media that prove a movie
+	needKnown    = 1                // and one already proved
+	feedPackets  = 2048
+
+	// An upstream that sends over TCP more than leadLeast ahead of time goes
+	// on doing so, as Darwin does: by leadGrowth seconds a second, to leadMost.
+	leadLeast  = 500 * time.Millisecond
+	leadGrowth = 0.35
+	leadMost   = 25 * time.Second
+)
+
+// enter takes the turn; false when it is not to be had in time.
+func (s *session) enter(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *session) leave() { <-s.turn }
+
+// become changes the stage; the caller has the turn.
+func (s *session) become(to stage, stream *engine.Stream, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage, s.stream, s.why = to, stream, why
+}
+
+// stays notes why a session's media stay with the upstream.
+func (i *Interceptor) stays(s *session, why string) {
+	s.mu.Lock()
+	s.why = why
+	url := s.url
+	s.mu.Unlock()
+	i.log.Info("stays relayed", "session", s.short(), "url", url, "why", why)
+}
+
+// startProof begins to compare what the upstream sends from now on with the
+// movie that the URL names. The caller has the turn.
+func (i *Interceptor) startProof(s *session, url string, from, end time.Duration) {
+	name := i.cfg.Movies.find(url)
+	if name == "" || s.relayOnly != "" || !s.onePath() {
+		if name != "" && s.relayOnly != "" {
+			i.stays(s, s.relayOnly)
+		}
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel, s.end = cancel, end
+	feed := make(chan engine.Seen, feedPackets)
+	for n, m := range s.medias {
+		m.watch.index = n
+		m.watch.setFeed(feed)
+	}
+	began := time.Now()
+	i.work.Go(func() {
+		defer cancel()
+		file, err := i.prove(ctx, s, name, from, feed, began)
+		if file != nil {
+			_ = file.Close()
+		}
+		if err != nil && ctx.Err() == nil {
+			i.stays(s, err.Error())
+		}
+	})
+}
+
+// prove runs a proof, and on success the takeover. The file it returns is to
+// be closed.
+func (i *Interceptor) prove(ctx context.Context, s *session, name string, from time.Duration, feed <-chan engine.Seen, began time.Time) (*hint.File, error) {
+	medias := s.media()
+	defer func() {
+		for _, m := range medias {
+			m.watch.setFeed(nil)
+		}
+	}()
+	file, err := i.cfg.Engine.OpenMovie(name)
+	if err != nil {
+		return nil, err
+	}
+	key := i.proved.key(file, s.sdp)
+	need := needNew
+	if i.proved.has(key) {
+		need = needKnown
+	}
+	proof, err := engine.NewProof(file, len(medias), from, need)
+	if err != nil {
+		return file, err
+	}
+	timeout := time.NewTimer(proofTimeout)
+	defer timeout.Stop()
+	for done := false; !done; {
+		select {
+		case seen := <-feed:
+			if done = proof.Packet(seen); proof.Why() != "" {
+				return file, errors.New(proof.Why())
+			}
+		case <-timeout.C:
+			return file, errors.New("too few packets to prove it")
+		case <-ctx.Done():
+			return file, nil
+		}
+	}
+	if !s.enter(ctx) {
+		return file, errors.New("the upstream owes an answer")
+	}
+	defer s.leave()
+	if ctx.Err() != nil {
+		return file, nil
+	}
+	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
+		return file, err
+	}
+	i.proved.add(key)
+	return nil, nil
+}
+
+// takeOver lets the engine go on where the relay stops, and silences the
+// upstream.
+func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time) error {
+	s.file, s.base = file, i.epoch.Add(proof.Base())
+	s.ahead = engine.Ahead{}
+	if lead := proof.Lead(); lead > leadLeast {
+		// Base is already early by the lead; what is left to grow is.
+		s.ahead = engine.Ahead{Growth: leadGrowth, Most: leadMost - lead}
+		s.lead = lead
+	}
+	s.tracks = s.tracks[:0]
+	from := time.Duration(1<<63 - 1)
+	for n, m := range s.medias {
+		mapping := proof.Mapping(n)
+		up, _, _, _, _ := m.watch.state()
+		if at, ok := proof.Place(n, up); ok {
+			from = min(from, at.Due)
+		}
+		sh := m.watch.shifted()
+		t := track{mapping, mapping.Time}
+		t.Seq, t.Time = t.Seq+sh.seq, t.Time+sh.time
+		s.tracks = append(s.tracks, t)
+	}
+	stream, err := i.openStream(s, from)
+	if err != nil {
+		return err
+	}
+	primed, cancel := context.WithTimeout(ctx, primeTimeout)
+	defer cancel()
+	if err = stream.Primed(primed); err == nil {
+		err = s.holdBack(ctx)
+	}
+	if err != nil {
+		_ = stream.Halt()
+		s.pass()
+		return err
+	}
+	after := make([]*engine.Place, len(s.medias))
+	for n, m := range s.medias {
+		_, last, _, _, _ := m.watch.state()
+		at, ok := proof.Place(n, last-m.watch.shifted().seq)
+		if !ok {
+			_ = stream.Halt()
+			s.pass()
+			return fmt.Errorf("packet %d of media %d is not in the movie", last, n)
+		}
+		after[n] = &at
+	}
+	if err := i.start(s, stream, after, "same as "+file.Name); err != nil {
+		s.pass()
+		return err
+	}
+	s.took = time.Since(began)
+	i.silence(s)
+	i.log.Info("taken over", "session", s.short(), "file", file.Name, "after", s.took.Round(time.Millisecond))
+	return nil
+}
+
+// openStream asks the engine to carry the session's movie.
+func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream, error) {
+	spec := engine.StreamSpec{File: s.file, Base: s.base, From: from, End: s.end, AsHinted: i.cfg.AsHinted}
+	if s.medias[0].path == "tcp" {
+		spec.TCP, spec.AsHinted, spec.Ahead = s.medias[0].tap.conn, true, s.ahead
+	}
+	for n, m := range s.medias {
+		spec.Tracks = append(spec.Tracks, engine.StreamTrack{
+			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m),
+		})
+	}
+	var stream *engine.Stream
+	ready := make(chan struct{})
+	spec.Done = func(err error) {
+		i.work.Go(func() {
+			<-ready
+			i.streamDone(s, stream, err)
+		})
+	}
+	stream, err := i.cfg.Engine.OpenStream(spec)
+	close(ready)
+	return stream, err
+}
+
+// report is the style in which the engine goes on reporting.
+func (i *Interceptor) report(m *media) engine.Report {
+	_, _, packets, octets, r := m.watch.state()
+	out := engine.Report{Interval: r.interval, Clock: r.clock, Tail: r.tail, Packets: packets, Octets: octets}
+	if out.Interval == 0 {
+		out.Interval = time.Duration(i.reportInterval.Load())
+	} else {
+		i.reportInterval.Store(int64(out.Interval))
+	}
+	if !r.at.IsZero() {
+		out.Due = max(0, out.Interval-time.Since(r.at))
+	}
+	return out
+}
+
+func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) error {
+	s.become(playing, stream, why)
+	err := stream.Start(after)
+	if err != nil {
+		s.become(relayed, nil, err.Error())
+	}
+	return err
+}
+
+// silence pauses the upstream and keeps its answer for the client's own
+// PAUSE. An upstream that refuses goes on sending to nobody.
+func (i *Interceptor) silence(s *session) {
+	m, err := i.ask(s, "PAUSE", "")
+	if err == nil && !m.OK() {
+		err = errors.New(m.StartLine())
+	}
+	if err != nil {
+		s.held, s.silenced = nil, time.Time{}
+		i.log.Warn("upstream cannot be paused, it goes on sending to nobody", "session", s.short(), "err", err)
+		return
+	}
+	s.held, s.silenced = m, time.Now()
+}
+
+// resync makes the upstream play from where the engine stands, unheard.
+func (i *Interceptor) resync(s *session, at time.Duration) error {
+	m, err := i.ask(s, "PLAY", "Range: "+formatNPT(at, s.end)+"\r\n")
+	if err == nil && !m.OK() {
+		err = errors.New(m.StartLine())
+	}
+	s.held, s.silenced = nil, time.Time{}
+	return err
+}
+
+// halt stops the engine and notes where.
+func (s *session) halt() {
+	s.position = s.stream.Position()
+	s.at = s.stream.Halt()
+	s.mu.Lock()
+	s.total.Add(s.stream.Stats())
+	s.stream = nil
+	s.mu.Unlock()
+	for n, m := range s.medias {
+		m.watch.sent(s.at[n])
+	}
+}
+
+// goOn lets the engine continue where it was halted, with the packets due
+// from now on.
+func (i *Interceptor) goOn(s *session, why string) error {
+	stream, err := i.openStream(s, s.position)
+	if err != nil {
+		return err
+	}
+	after := make([]*engine.Place, len(s.at))
+	for n := range s.at {
+		after[n] = &s.at[n].Last
+	}
+	return i.start(s, stream, after, why)
+}
+
+// streamDone follows a stream that has ended by itself.
+func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
+	if !s.enter(context.Background()) {
+		return
+	}
+	defer s.leave()
+	if s.stream != stream || s.stage != playing {
+		return
+	}
+	s.halt()
+	if err == nil {
+		// The upstream goes through the end by itself, as it would have: what
+		// it does then (a goodbye, a close, nothing) reaches the client.
+		s.become(finished, nil, "end of the movie")
+		if err = i.resync(s, s.lastDue()); err != nil {
+			i.log.Info("upstream at the end of the movie", "session", s.short(), "err", err)
+		}
+		return
+	}
+	i.log.Error("movie broke off, the upstream goes on", "session", s.short(), "file", s.file.Name, "err", err)
+	i.handBack(s, err.Error())
+}
+
+// handBack lets the upstream go on from where the engine stopped, in the
+// client's numbers.
+func (i *Interceptor) handBack(s *session, why string) {
+	for n, m := range s.medias {
+		m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+	}
+	if err := i.resync(s, s.position); err != nil {
+		i.log.Error("upstream does not go on", "session", s.short(), "err", err)
+	}
+	s.pass()
+	s.become(relayed, nil, why)
+}
+
+// holdBack keeps the upstream's packets from the client and returns when it
+// is certain which was the last one passed on.
+func (s *session) holdBack(ctx context.Context) error {
+	for _, m := range s.medias {
+		m.watch.hold(true)
+	}
+	if s.medias[0].path == "udp" {
+		for _, m := range s.medias {
+			m.relay.Sync()
+		}
+		return nil
+	}
+	// On a connection: when its next frame comes, all before it are written.
+	settled := make(chan struct{})
+	s.medias[0].tap.call(func() {
+		for _, m := range s.medias {
+			m.watch.hold(true)
+		}
+		close(settled)
+	})
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second):
+		return errors.New("the upstream fell silent")
+	}
+}
+
+// pass lets the upstream's packets through again.
+func (s *session) pass() {
+	for _, m := range s.medias {
+		m.watch.hold(false)
+		if m.relay != nil {
+			m.relay.Mute(false)
+		}
+	}
+}
+
+// lastDue is when the last packet sent was due.
+func (s *session) lastDue() (due time.Duration) {
+	for _, t := range s.at {
+		due = max(due, t.Last.Due)
+	}
+	return due
+}

@@ -1,0 +1,252 @@
+package intercept
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rtspshim/demo"
+	"rtspshim/engine"
+)
+
+const hinted = "../testdata/hinted"
+
+// upstream is the demo server, which shows what it sends.
+func upstream(t *testing.T, change func(*demo.Config)) *demo.Server {
+	t.Helper()
+	cfg := demo.Config{Movies: os.DirFS(hinted)}
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := demo.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("upstream: %v", err)
+		}
+	})
+	return s
+}
+
+func each(t *testing.T, fn func(t *testing.T, tcp bool)) {
+	for name, tcp := range map[string]bool{"udp": false, "tcp": true} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); fn(t, tcp) })
+	}
+}
+
+// silenced waits until the upstream's session is paused, which is when the
+// engine has taken over, and returns how many packets it has sent.
+func silenced(t *testing.T, up *demo.Server) uint64 {
+	t.Helper()
+	for range 1000 {
+		if s := up.Sessions(); len(s) == 1 && s[0].State == "paused" {
+			return s[0].Packets
+		}
+		time.Sleep(10 * time.Millisecond) // the demo server tells no event
+	}
+	t.Fatal("the upstream was not paused")
+	return 0
+}
+
+// From start to takeover and on, the viewer gets one unbroken stream, the same
+// as directly, and the upstream sends nothing any more.
+func TestTakeover(t *testing.T) {
+	movies, err := filepath.Glob(hinted + "/*.m??")
+	if err != nil || len(movies) == 0 {
+		t.Fatalf("no movies: %v", err)
+	}
+	for _, movie := range movies {
+		path := "/" + filepath.Base(movie)
+		if strings.HasSuffix(path, ".md") {
+			continue
+		}
+		t.Run(path[1:], func(t *testing.T) {
+			each(t, func(t *testing.T, tcp bool) {
+				up := upstream(t, nil)
+				addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+				v := newViewer(t, addr, path, tcp)
+				v.must("PLAY", v.url, "Range: npt=0-")
+				sent := silenced(t, up)
+				v.more(30)
+				if now := up.Sessions()[0].Packets; now != sent {
+					t.Errorf("upstream went on: %d packets, then %d", sent, now)
+				}
+				direct := newViewer(t, up.Addr(), path, true)
+				direct.must("PLAY", direct.url)
+				n := v.count()
+				direct.await("as many packets", func(got [][]seenPacket) bool {
+					for m := range got {
+						if len(got[m]) < n[m] {
+							return false
+						}
+					}
+					return true
+				})
+				zero := make([]int, len(n))
+				v.unbroken(zero)
+				v.sameAs(direct, zero, zero, true, 30)
+				v.must("TEARDOWN", v.url)
+			})
+		})
+	}
+}
+
+func ranged(at float64) string { return fmt.Sprintf("Range: npt=%.3f-", at) }
+
+// Pause, resume and seek, taken over all the while.
+func TestPauseAndSeek(t *testing.T) {
+	const path = "/h264-bframes-aac.mp4"
+	each(t, func(t *testing.T, tcp bool) {
+		up := upstream(t, nil)
+		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+		v := newViewer(t, addr, path, tcp)
+		v.must("PLAY", v.url, "Range: npt=0-")
+		silenced(t, up)
+		v.more(10)
+
+		v.must("PAUSE", v.url)
+		n := v.count()
+		time.Sleep(300 * time.Millisecond) // nothing may come
+		if now := v.count(); !tcp && fmt.Sprint(now) != fmt.Sprint(n) {
+			t.Errorf("paused, but %v packets became %v", n, now)
+		}
+		n = v.count()
+		a := v.must("PLAY", v.url)
+		v.more(20)
+		v.unbroken([]int{0, 0})
+		v.firstIs(a, n)
+		silenced(t, up)
+
+		n = v.count()
+		a = v.must("PLAY", v.url, ranged(5))
+		v.more(20)
+		at := v.firstIs(a, n)
+		silenced(t, up)
+		direct := newViewer(t, up.Addr(), path, true)
+		direct.must("PLAY", direct.url, ranged(5))
+		direct.more(20)
+		v.sameAs(direct, at, []int{0, 0}, true, 15)
+		v.unbroken([]int{0, 0})
+		v.must("TEARDOWN", v.url)
+	})
+}
+
+// firstIs fails unless the answer's RTP-Info names, for each Media, a packet
+// that came at or right behind the n[m]-th, and returns where it stands.
+func (v *viewer) firstIs(a answer, n []int) []int {
+	v.Helper()
+	at := make([]int, len(n))
+	got := v.recorded()
+	for m, control := range v.controls {
+		at[m] = -1
+		editRTPInfo(a.header.Get("Rtp-Info"), func(e *rtpInfo) {
+			if lastPart(e.url) != lastPart(control) {
+				return
+			}
+			for i := n[m]; i < len(got[m]); i++ {
+				if p := got[m][i]; p.seq == e.seq && p.time == e.rtptime {
+					at[m] = i
+				}
+			}
+		})
+		if at[m] < 0 || at[m] > n[m]+3 {
+			v.Fatalf("media %d: RTP-Info %q names no first packet: it had %d, next is %+v", m, a.header.Get("Rtp-Info"), n[m], got[m][n[m]])
+		}
+	}
+	return at
+}
+
+// Where the upstream sends anything else than the movie, its own packets reach
+// the viewer.
+func TestNeverWrongly(t *testing.T) {
+	const path = "/h264-aac.mp4"
+	for name, change := range map[string]func(*demo.Config, *Config){
+		"an octet flipped": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
+		"another file": func(_ *demo.Config, c *Config) {
+			c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/h264-bframes-aac.mp4"}}
+		},
+		"no movie at all":   func(_ *demo.Config, c *Config) { c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/README.md"}} },
+		"all Medias differ": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, tcp bool) {
+				cfg := Config{Movies: Movies{Dir: hinted}}
+				up := upstream(t, func(d *demo.Config) { change(d, &cfg) })
+				addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, cfg)
+				v := newViewer(t, addr, path, tcp)
+				v.must("PLAY", v.url, "Range: npt=0-")
+				v.more(60)
+				if s := up.Sessions()[0]; s.State != "playing" || s.Requests["PAUSE"] > 0 {
+					t.Errorf("upstream is %s after %v", s.State, s.Requests)
+				}
+				v.unbroken([]int{0, 0})
+				v.must("TEARDOWN", v.url)
+			})
+		})
+	}
+}
+
+// An upstream that will not pause is left to send to nobody.
+func TestPauseRefused(t *testing.T) {
+	each(t, func(t *testing.T, tcp bool) {
+		up := upstream(t, func(d *demo.Config) {
+			d.Faults.Refuse = func(method, _ string) int {
+				if method == "PAUSE" {
+					return 501
+				}
+				return 0
+			}
+		})
+		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+		v := newViewer(t, addr, "/h264-aac.mp4", tcp)
+		v.must("PLAY", v.url)
+		v.more(40)
+		v.unbroken([]int{0, 0})
+		if a := v.do("PAUSE", v.url); a.status != 501 {
+			t.Errorf("PAUSE answered %d", a.status)
+		}
+	})
+}
+
+// The movie's end is the upstream's: silence, or a goodbye.
+func TestEndOfMovie(t *testing.T) {
+	for name, bye := range map[string]bool{"silence": false, "goodbye": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			up := upstream(t, func(d *demo.Config) { d.ByeAtEnd = bye })
+			addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+			v := newViewer(t, addr, "/aac.mp4", false)
+			direct := newViewer(t, up.Addr(), "/aac.mp4", true)
+			direct.must("PLAY", direct.url, "Range: npt=7-")
+			v.must("PLAY", v.url, "Range: npt=7-")
+			v.await("the end", func(got [][]seenPacket) bool {
+				want := direct.recorded()[0]
+				last := len(got[0]) - 1
+				return len(want) > 0 && last >= 0 && got[0][last].sum == want[len(want)-1].sum && len(got[0]) == len(want)
+			})
+			v.unbroken([]int{0})
+			said := func() (yes bool) {
+				v.mu.Lock()
+				defer v.mu.Unlock()
+				for _, p := range v.rtcp[0] {
+					for len(p) >= 4 {
+						yes = yes || p[1] == packetBye
+						p = p[min(len(p), 4*(int(p[2])<<8+int(p[3])+1)):]
+					}
+				}
+				return yes
+			}
+			if bye {
+				v.await("a goodbye", func([][]seenPacket) bool { v.mu.Unlock(); defer v.mu.Lock(); return said() })
+			} else if said() {
+				t.Error("goodbye said")
+			}
+			v.must("PAUSE", v.url) // after the end, as after Darwin's
+		})
+	}
+}
