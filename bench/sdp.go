@@ -70,7 +70,8 @@ func parseSDP(text, base string) description {
 	return d
 }
 
-// rangeLength is the length of "npt=0-12.5" (RFC 2326 §C.1.5), 0 without an end.
+// rangeLength is the length of "npt=0-12.5" (RFC 2326 §C.1.5), 0 without an
+// end. gst-rtsp-server writes a movie's as "npt=now-12.5".
 func rangeLength(s string) time.Duration {
 	s, ok := strings.CutPrefix(strings.TrimSpace(s), "npt=")
 	if !ok {
@@ -80,7 +81,11 @@ func rangeLength(s string) time.Duration {
 	if !ok {
 		return 0
 	}
-	a, err1 := strconv.ParseFloat(strings.TrimSpace(from), 64)
+	from = strings.TrimSpace(from)
+	if from == "now" {
+		from = "0"
+	}
+	a, err1 := strconv.ParseFloat(from, 64)
 	b, err2 := strconv.ParseFloat(strings.TrimSpace(to), 64)
 	if err1 != nil || err2 != nil || b <= a || b > 1e8 {
 		return 0

@@ -125,7 +125,7 @@ func (p Plot) WriteSVG(w io.Writer) error {
 	text(plotLeft-8, plotTop-8, "end", "", p.Unit)
 	text(plotWidth-plotRight, plotHeight-10, "end", "", "sessions")
 	for v := 0.; v <= top+step/2; v += step {
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%[3].1f" stroke="#ddd"/>`+"\n", plotLeft, plotWidth-plotRight, y(v))
+		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1[3]f" stroke="#ddd"/>`+"\n", plotLeft, plotWidth-plotRight, y(v))
 		text(plotLeft-8, y(v)+4, "end", "", fmt.Sprintf("%.4g", v))
 	}
 	p.drawLoads(&b, x, text)
@@ -134,7 +134,7 @@ func (p Plot) WriteSVG(w io.Writer) error {
 		text(plotLeft+float64(i)*200, 40, "start", fmt.Sprintf(`fill="%s"`, plotColours[i%len(plotColours)]), "— "+l.Name)
 	}
 	if p.Limit > 0 {
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%[3].1f" stroke="#555" stroke-dasharray="4 3"/>`+"\n", plotLeft, plotWidth-plotRight, y(p.Limit))
+		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1[3]f" stroke="#555" stroke-dasharray="4 3"/>`+"\n", plotLeft, plotWidth-plotRight, y(p.Limit))
 		text(plotWidth-plotRight, y(p.Limit)-4, "end", `fill="#555"`, p.Limits)
 	}
 	b.WriteString("</svg>\n")
@@ -151,7 +151,7 @@ func (p Plot) drawLoads(b *strings.Builder, x func(float64) float64, text func(x
 				continue
 			}
 			done[pt.Load] = true
-			fmt.Fprintf(b, `<line x1="%.1f" x2="%[1].1f" y1="%d" y2="%d" stroke="#999"/>`+"\n", x(pt.Load), plotHeight-plotBottom, plotHeight-plotBottom+5)
+			fmt.Fprintf(b, `<line x1="%.1f" x2="%.1[1]f" y1="%d" y2="%d" stroke="#999"/>`+"\n", x(pt.Load), plotHeight-plotBottom, plotHeight-plotBottom+5)
 			text(x(pt.Load), plotHeight-plotBottom+18, "middle", "", fmt.Sprintf("%g", pt.Load))
 		}
 	}

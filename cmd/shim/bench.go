@@ -59,8 +59,8 @@ func benchAction(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	clean := func() {}
-	cfg.Progress, clean = benchProgress(os.Stderr)
+	tell, clean := benchProgress(os.Stderr)
+	cfg.Progress = tell
 	report, err := bench.Measure(ctx, cfg)
 	clean()
 	if report == nil {
