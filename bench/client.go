@@ -192,7 +192,7 @@ type plan struct {
 }
 
 // open sets up a session that plays. Its reader has yet to be given to it.
-func open(ctx context.Context, p plan) (s *session, err error) {
+func open(ctx context.Context, p plan) (_ *session, err error) {
 	u, err := url.Parse(p.url)
 	if err != nil {
 		return nil, err
@@ -202,7 +202,7 @@ func open(ctx context.Context, p plan) (s *session, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	s = &session{index: p.index, pair: p.pair, url: p.url, tcp: p.tcp, extra: p.extra}
+	s := &session{index: p.index, pair: p.pair, url: p.url, tcp: p.tcp, extra: p.extra}
 	defer func() {
 		if err != nil {
 			_ = c.nc.Close()
@@ -239,11 +239,11 @@ func open(ctx context.Context, p plan) (s *session, err error) {
 }
 
 // describe asks what there is to set up.
-func (s *session) describe(c *client, uri string) (description, error) {
+func (s *session) describe(c *client, uri string) (sdpInfo, error) {
 	began := time.Now()
 	r, err := c.do("DESCRIBE", uri, "Accept: application/sdp")
 	if err != nil {
-		return description{}, err
+		return sdpInfo{}, err
 	}
 	s.times.describe = time.Since(began)
 	base := cmp.Or(r.header.Get("Content-Base"), r.header.Get("Content-Location"), uri)

@@ -15,8 +15,8 @@ type media struct {
 	rate    uint32 // Hz of the RTP clock, 0 if unknown
 }
 
-// description is what a DESCRIBE tells.
-type description struct {
+// sdpInfo is what a DESCRIBE tells.
+type sdpInfo struct {
 	control string // URL to PLAY
 	medias  []media
 	length  time.Duration // 0: live, or unknown
@@ -28,8 +28,8 @@ var staticRates = map[string]uint32{"0": 8000, "3": 8000, "8": 8000, "9": 8000, 
 
 // parseSDP reads a description whose relative URLs stand on base. It is lenient:
 // what it does not know it passes over.
-func parseSDP(text, base string) description {
-	d := description{control: base}
+func parseSDP(text, base string) sdpInfo {
+	d := sdpInfo{control: base}
 	var kind string // payload type of the m= line
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
