@@ -151,7 +151,7 @@ func (s *Stream) snapshot(all []TrackState) []TrackState {
 	for i := range s.lines {
 		s.fetch(i)
 		l := &s.lines[i]
-		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended}
+		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended, behind: l.behind}
 		if l.known {
 			t.Next, t.NextSeq, t.NextTime = placeOf(&l.packet), l.packet.Seq+l.Seq, l.packet.Time+l.Time
 		}
@@ -163,7 +163,7 @@ func (s *Stream) snapshot(all []TrackState) []TrackState {
 // resolve finds out what comes next where the data in memory do not tell.
 func (s *Stream) resolve(l *line, t *TrackState) {
 	var last *Place
-	if l.behind {
+	if t.behind { // not l.behind: it may have sent since
 		last = &t.Last
 	}
 	first, err := behind(s.spec.File, l.Mapping.Track, s.spec.AsHinted, s.spec.From, last)

@@ -71,6 +71,8 @@ type TrackState struct {
 	NextSeq      uint16 // its numbers for the client
 	NextTime     uint32
 	Ended        bool // there is none
+
+	behind bool // Last is one
 }
 
 // StreamStats tells what Streams have done.

@@ -51,6 +51,7 @@ type takeover struct {
 type track struct {
 	engine.Mapping        // as the client knows it
 	upTime         uint32 // the upstream's own timestamp offset
+	before         uint32 // what Mapping.Time was before the last move
 }
 
 const (
@@ -198,7 +199,7 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 			from = min(from, at.Due)
 		}
 		sh := m.watch.shifted()
-		t := track{mapping, mapping.Time}
+		t := track{Mapping: mapping, upTime: mapping.Time}
 		t.Seq, t.Time = t.Seq+sh.seq, t.Time+sh.time
 		s.tracks = append(s.tracks, t)
 	}
