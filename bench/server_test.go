@@ -61,6 +61,7 @@ func run(t *testing.T, cfg Config) Run {
 // The bench sees a good server as it is, over either transport, from a movie
 // and live; and leaves no session behind.
 func TestGoodServer(t *testing.T) {
+	t.Parallel()
 	s := startDemo(t, demo.Faults{})
 	for _, c := range []struct {
 		name, path       string
@@ -135,6 +136,7 @@ func (f *tamper) packet(session string, track uint32, n uint64, b []byte) []byte
 // What a server does wrong is counted as what it is: of 20 numbers one is
 // lost and one swapped; another comes twice in the place of the next.
 func TestBadServer(t *testing.T) {
+	t.Parallel()
 	f := &tamper{dropped: map[string]int{}}
 	s := startDemo(t, demo.Faults{Packet: f.packet})
 	for _, tcp := range []bool{false, true} {
@@ -155,6 +157,7 @@ func TestBadServer(t *testing.T) {
 
 // A picture that differs in one reader's stream is found.
 func TestVerifyFindsDifferences(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	victim := ""
 	s := startDemo(t, demo.Faults{Packet: func(session string, _ uint32, n uint64, b []byte) []byte {
@@ -184,6 +187,7 @@ func TestVerifyFindsDifferences(t *testing.T) {
 // A server that holds one session's packets back now and then is told to be as
 // late as it is.
 func TestLatenessOfServer(t *testing.T) {
+	t.Parallel()
 	const held = 150 * time.Millisecond
 	s := startDemo(t, demo.Faults{Packet: func(_ string, track uint32, n uint64, b []byte) []byte {
 		if n%20 == 19 {
@@ -199,6 +203,7 @@ func TestLatenessOfServer(t *testing.T) {
 
 // Sessions that cannot be set up, or get nothing, are told.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	t.Run("some", func(t *testing.T) {
 		n := 0
 		var mu sync.Mutex
@@ -247,6 +252,7 @@ func TestRefusals(t *testing.T) {
 
 // An interrupted measurement leaves no session behind either.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	s := startDemo(t, demo.Faults{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cfg := quick(s.URL("/aac.mp4"), 4)
@@ -265,6 +271,7 @@ var missed = regexp.MustCompile(`RTP: missed (\d+) packets`)
 // ffmpeg, an outside witness, misses as many packets of the bad server as were
 // dropped, and the bench the same share.
 func TestOutsideWitness(t *testing.T) {
+	t.Parallel()
 	ffmpeg := testbed.Program(t, "ffmpeg", "ffmpeg")
 	f := &tamper{dropped: map[string]int{}}
 	drop := func(session string, track uint32, n uint64, b []byte) []byte {
@@ -291,9 +298,11 @@ func TestOutsideWitness(t *testing.T) {
 		byFFmpeg += n
 	}
 	dropped := 0
+	f.mu.Lock()
 	for _, n := range f.dropped {
 		dropped += n
 	}
+	f.mu.Unlock()
 	if dropped < 10 || byFFmpeg < dropped-4 || byFFmpeg > dropped {
 		t.Fatalf("ffmpeg missed %d packets of %d dropped\n%s", byFFmpeg, dropped, &said)
 	}
@@ -308,6 +317,7 @@ func TestOutsideWitness(t *testing.T) {
 
 // Two servers by turns, several loads: each has its own figures.
 func TestTwoServers(t *testing.T) {
+	t.Parallel()
 	good, bad := startDemo(t, demo.Faults{}), startDemo(t, demo.Faults{Packet: (&tamper{dropped: map[string]int{}}).packet})
 	cfg := quick(good.URL("/h264-aac.mp4"), 1)
 	cfg.Servers = append(cfg.Servers, Server{Name: "bad", URL: bad.URL("/h264-aac.mp4"), Pids: []int{os.Getpid()}})

@@ -109,9 +109,7 @@ func (t *tally) spent(from, to usage) {
 	t.sum.SelfCPU += (to.self - from.self).Seconds()
 	t.sum.MachineCPU += (to.busy - from.busy).Seconds()
 	t.sum.Stolen += (to.stolen - from.stolen).Seconds()
-	if to.resident > t.idle {
-		t.sum.Resident = max(t.sum.Resident, to.resident)
-	}
+	t.sum.Resident = max(t.sum.Resident, to.resident)
 }
 
 // take adds what the sessions of a round saw; their readers have ended.
