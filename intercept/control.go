@@ -15,6 +15,7 @@ type control struct {
 	s      *session
 	moves  bool // a PLAY to the paused upstream, from where the client wants
 	pings  bool // a PLAY while the engine plays
+	plays  bool // whether a live session's upstream did, before it
 	halted bool // the engine was stopped for it, and goes on if it is refused
 	url    string
 	rng    string // the Range that went up
@@ -23,7 +24,7 @@ type control struct {
 // requestControl prepares the session for what the client wants of it.
 func (t *tap) requestControl(ex *proxy.Exchange) {
 	s := t.Interceptor.session(sessionID(ex.Request))
-	if s == nil || !t.cfg.Movies.any() {
+	if s == nil || !t.takes() {
 		return
 	}
 	if !s.enter(context.Background()) {
@@ -46,6 +47,8 @@ func (t *tap) requestControl(ex *proxy.Exchange) {
 	case "TEARDOWN":
 		if s.isOne(ex.URI) {
 			t.giveUp(s, "one of several tracks was torn down")
+		} else {
+			c.plays = t.depart(s)
 		}
 	}
 }
@@ -66,12 +69,15 @@ func (t *tap) requestAgain(ex *proxy.Exchange) *control {
 // giveUp hands a session's media back to the upstream for good. The caller
 // has the turn.
 func (i *Interceptor) giveUp(s *session, why string) {
+	plays := i.depart(s)
 	switch s.stage {
 	case relayed:
 		return
 	case playing:
 		s.halt()
 		i.handBack(s, why)
+	case idle:
+		i.restore(s, plays, why)
 	default:
 		for n, m := range s.medias {
 			m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
@@ -108,6 +114,12 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		c.halted, c.moves = true, true
 	case paused:
 		c.moves = true
+	case fanned:
+		if _, leads := t.role(s); !leads {
+			c.pings = true
+			t.replay(s, "")
+		}
+		return
 	case finished:
 		c.moves = true // a PLAY without Range means what the upstream says
 		return
@@ -122,12 +134,17 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 
 func (c *control) requestPause(t *tap, ex *proxy.Exchange) {
 	s := c.s
-	if s.stage != playing {
-		return
+	switch s.stage {
+	case playing:
+		s.halt()
+		s.stopped = time.Now()
+		s.become(paused, nil, s.why)
+	default:
+		c.plays = t.depart(s)
+		if s.stage != idle || c.plays {
+			return
+		}
 	}
-	s.halt()
-	s.stopped = time.Now()
-	s.become(paused, nil, s.why)
 	if s.held == nil { // the upstream plays: it answers for itself
 		s.silenced = s.stopped
 		return
@@ -148,11 +165,29 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 	}()
 	s := c.s
 	if ex.Method != "PLAY" {
+		if s.stage == idle && !m.OK() { // it goes on playing
+			release = false
+			why := m.StartLine()
+			t.work.Go(func() {
+				defer t.release(c)
+				t.restore(s, c.plays, why)
+				t.startLive(s)
+			})
+		}
 		return
 	}
 	switch {
+	case s.stage == idle && m.OK():
+		s.followInfo(m)
+		t.restore(s, true, "")
+		t.startLive(s)
+	case s.stage == idle:
+	case s.stage == fanned && !c.pings:
+		s.correct(m, s.nextLive())
 	case c.pings:
-		if m.OK() {
+		if m.OK() && s.stage == fanned {
+			s.correct(m, s.nextLive())
+		} else if m.OK() {
 			s.correct(m, s.stream.State())
 		}
 		release = false
@@ -417,6 +452,17 @@ func (s *session) correct(m *proxy.Message, next []engine.TrackState) {
 			}
 		})
 	})
+}
+
+// followInfo has the packets that an answer announces follow the client's last
+// ones, and the answer say so.
+func (s *session) followInfo(m *proxy.Message) {
+	for n, e := range infos(s, m) {
+		if e.whole {
+			s.medias[n].watch.followFrom(e.seq)
+		}
+	}
+	s.shiftInfo(m)
 }
 
 // shiftInfo makes an answer's RTP-Info fit packets that are shifted.

@@ -20,6 +20,7 @@ type Config struct {
 	OrphanTimeout time.Duration
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
+	Live          bool         // viewers of one live stream share one upstream session
 	Proved        string       // file that remembers which movies were proved; "" keeps none
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
 	Logger        *slog.Logger // nil means slog.Default()
@@ -35,6 +36,9 @@ type Interceptor struct {
 	proved *proved
 	server *proxy.Server
 	work   sync.WaitGroup // proofs, and what follows the engine
+
+	groups  groups
+	closing atomic.Bool // sessions are being torn down
 
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 
@@ -52,8 +56,12 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
-	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, sessions: map[string]*session{}}, err
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, sessions: map[string]*session{},
+		groups: groups{list: map[string]*group{}}}, err
 }
+
+// takes says whether media may move to the engine at all.
+func (i *Interceptor) takes() bool { return i.cfg.Movies.any() || i.cfg.Live }
 
 // Front names the server that the Interceptor works behind; before Serve.
 func (i *Interceptor) Front(server *proxy.Server) { i.server = server }
@@ -106,6 +114,7 @@ func (i *Interceptor) end(s *session, why string) {
 	if stream != nil {
 		_ = stream.Halt()
 	}
+	i.drop(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
@@ -127,6 +136,7 @@ func (i *Interceptor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			i.watchLive(now)
 			for _, s := range i.all() {
 				if s.orphanedSince(now.Add(-i.cfg.OrphanTimeout)) {
 					i.end(s, "silent, connections gone")
@@ -156,6 +166,7 @@ const tearDownTimeout = 2 * time.Second
 func (i *Interceptor) TearDown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tearDownTimeout)
 	defer cancel()
+	i.closing.Store(true)
 	var goodbyes sync.WaitGroup
 	for _, s := range i.all() {
 		goodbyes.Go(func() {

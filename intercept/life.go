@@ -21,12 +21,19 @@ func (i *Interceptor) keep(s *session, now time.Time) {
 	stage, timeout, asked := s.stage, s.timeout, s.asked
 	life := s.alive()
 	s.mu.Unlock()
-	if stage != playing && stage != finished {
+	g, leads := i.role(s)
+	if stage != playing && stage != finished && stage != fanned {
 		return
 	}
 	patience, interval := timeout+timeout/4, timeout*2/5
 	if timeout == 0 {
 		patience, interval = silentTimeout, defaultTimeout*2/5
+	}
+	if leads { // the upstream looks after it; another leads before it gives it up
+		if now.Sub(life) > interval && g.hasOthers(i) {
+			i.work.Go(func() { i.succeed(g) })
+		}
+		return
 	}
 	if now.Sub(life) > patience {
 		i.work.Go(func() {
@@ -78,9 +85,12 @@ func (i *Interceptor) disconnected(s *session) {
 		}
 		defer s.leave()
 		s.mu.Lock()
-		gone := len(s.conns) == 0 && s.stage == playing && !s.over
+		gone := len(s.conns) == 0 && !s.over
 		s.mu.Unlock()
-		if !gone {
+		if gone && s.stage == fanned {
+			i.disconnectedLive(s)
+		}
+		if !gone || s.stage != playing {
 			return
 		}
 		m, err := i.ask(s, "PLAY", "Range: "+formatNPT(s.stream.Position(), s.end)+"\r\n")
@@ -108,6 +118,8 @@ func (i *Interceptor) goodbye(s *session) {
 		if s.stage == playing {
 			s.halt()
 			s.become(finished, nil, "the upstream said goodbye")
+		} else if s.stage == fanned {
+			i.goodbyeLive(s)
 		}
 	})
 }

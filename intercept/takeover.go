@@ -18,10 +18,14 @@ const (
 	relayed  stage = iota // the upstream's packets go to the client
 	playing               // the engine sends; the upstream is paused
 	paused                // the client has paused as well
+	fanned                // live: the session's group sends; the upstream is paused, or leads
+	idle                  // the client has paused as well, or leaves
 	finished              // the engine has sent the last packet; the upstream stands at its end too
 )
 
-func (s stage) String() string { return [...]string{"relay", "movie", "movie", "movie"}[s] }
+func (s stage) String() string {
+	return [...]string{"relay", "movie", "movie", "live", "live", "movie"}[s]
+}
 
 // takeover is a session's movie. Whoever holds the turn may change it; stage
 // and stream are changed under session.mu too, for those who only look.
@@ -45,6 +49,7 @@ type takeover struct {
 	silenced time.Time           // when it came; zero while the upstream plays
 	stopped  time.Time           // when the client paused
 	total    engine.StreamStats  // of the streams before this one
+	fed
 }
 
 // track is one Media's numbering.
@@ -104,6 +109,9 @@ func (i *Interceptor) stays(s *session, why string) {
 // movie that the URL names. The caller has the turn.
 func (i *Interceptor) startProof(s *session, url string, from, end time.Duration) {
 	name := i.cfg.Movies.find(url)
+	if name == "" {
+		i.startLive(s)
+	}
 	if name == "" || s.relayOnly != "" || !s.onePath() {
 		if name != "" && s.relayOnly != "" {
 			i.stays(s, s.relayOnly)
@@ -113,10 +121,16 @@ func (i *Interceptor) startProof(s *session, url string, from, end time.Duration
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel, s.end = cancel, end
 	feed := make(chan engine.Seen, feedPackets)
-	for n, m := range s.medias {
-		m.watch.index = n
-		m.watch.setFeed(feed)
-	}
+	s.setFeed(func(media int, packets [][]byte, rtcp bool, at time.Time) {
+		for _, p := range packets {
+			if seen, ok := engine.See(media, p, at.Sub(i.epoch)); ok && !rtcp {
+				select {
+				case feed <- seen:
+				default: // the proof is behind; it bears gaps
+				}
+			}
+		}
+	})
 	began := time.Now()
 	i.work.Go(func() {
 		defer cancel()
@@ -134,11 +148,7 @@ func (i *Interceptor) startProof(s *session, url string, from, end time.Duration
 // be closed.
 func (i *Interceptor) prove(ctx context.Context, s *session, name string, from time.Duration, feed <-chan engine.Seen, began time.Time) (*hint.File, error) {
 	medias := s.media()
-	defer func() {
-		for _, m := range medias {
-			m.watch.setFeed(nil)
-		}
-	}()
+	defer s.setFeed(nil)
 	file, err := i.cfg.Engine.OpenMovie(name)
 	if err != nil {
 		return nil, err
@@ -209,14 +219,11 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 	}
 	primed, cancel := context.WithTimeout(ctx, primeTimeout)
 	defer cancel()
-	if err = stream.Primed(primed); err == nil {
-		err = s.holdBack(ctx)
-	}
-	if err != nil {
+	if err = stream.Primed(primed); err != nil {
 		_ = stream.Halt()
-		s.pass()
 		return err
 	}
+	s.holdBack()
 	after := make([]*engine.Place, len(s.medias))
 	for n, m := range s.medias {
 		_, last, _, _, _ := m.watch.state()
@@ -376,31 +383,16 @@ func (i *Interceptor) handBack(s *session, why string) {
 
 // holdBack keeps the upstream's packets from the client and returns when it
 // is certain which was the last one passed on.
-func (s *session) holdBack(ctx context.Context) error {
+func (s *session) holdBack() {
 	for _, m := range s.medias {
 		m.watch.hold(true)
 	}
-	if s.medias[0].path == "udp" {
-		for _, m := range s.medias {
+	for _, m := range s.medias {
+		if m.relay != nil {
 			m.relay.Sync()
+		} else {
+			m.tap.conn.Sync()
 		}
-		return nil
-	}
-	// On a connection: when its next frame comes, all before it are written.
-	settled := make(chan struct{})
-	s.medias[0].tap.call(func() {
-		for _, m := range s.medias {
-			m.watch.hold(true)
-		}
-		close(settled)
-	})
-	select {
-	case <-settled:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Second):
-		return errors.New("the upstream fell silent")
 	}
 }
 

@@ -50,6 +50,7 @@ type Conn struct {
 	lastActive           atomic.Int64  // unix nanoseconds
 	bytesDown, bytesUp   atomic.Int64  // passed to the client, to the upstream
 	half                 atomic.Bool   // one side has ended its stream
+	passing              sync.Mutex    // held from UpstreamFrames until what it returned is written
 	turn                 sync.Mutex    // one Element from the client at a time, also from two POSTs
 	ended                sync.Once
 }
@@ -274,7 +275,7 @@ func (c *Conn) fromUpstream(r *Reader) error {
 		case KindMessage:
 			err = c.upstreamMessage(e.Message)
 		case KindFrames:
-			err = c.toClient.write(c.tap.UpstreamFrames(e.Bytes))
+			err = c.passFrames(e.Bytes)
 		case KindOpaque:
 			return c.opaque("upstream", &c.toClient, e.Bytes, r, c.upstream)
 		default:
@@ -287,6 +288,19 @@ func (c *Conn) fromUpstream(r *Reader) error {
 			return err
 		}
 	}
+}
+
+func (c *Conn) passFrames(frames []byte) error {
+	c.passing.Lock()
+	defer c.passing.Unlock()
+	return c.toClient.write(c.tap.UpstreamFrames(frames))
+}
+
+// Sync returns when every frame that the Tap has passed on has been written to
+// the client. It must not be called from the Tap.
+func (c *Conn) Sync() {
+	c.passing.Lock()
+	defer c.passing.Unlock() //nolint:staticcheck // waiting is all
 }
 
 func (c *Conn) upstreamMessage(m *Message) error {
