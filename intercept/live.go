@@ -256,11 +256,10 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	if !i.fanLead(g, fan) {
 		return "the one to follow has gone"
 	}
-	i.silence(s)
-	if s.held == nil {
+	if err := i.pause(s); err != nil {
 		i.groups.mu.Lock()
-		g.refused = "the upstream cannot pause"
-		i.groups.mu.Unlock()
+		defer i.groups.mu.Unlock()
+		g.refused = "the upstream does not pause: " + err.Error()
 		return g.refused
 	}
 	s.setFeed(nil)

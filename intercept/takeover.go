@@ -296,16 +296,22 @@ func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.P
 // silence pauses the upstream and keeps its answer for the client's own
 // PAUSE. An upstream that refuses goes on sending to nobody.
 func (i *Interceptor) silence(s *session) {
+	if err := i.pause(s); err != nil {
+		i.log.Warn("upstream cannot be paused, it goes on sending to nobody", "session", s.short(), "err", err)
+	}
+}
+
+func (i *Interceptor) pause(s *session) error {
 	m, err := i.ask(s, "PAUSE", "")
 	if err == nil && !m.OK() {
 		err = errors.New(m.StartLine())
 	}
 	if err != nil {
 		s.held, s.silenced = nil, time.Time{}
-		i.log.Warn("upstream cannot be paused, it goes on sending to nobody", "session", s.short(), "err", err)
-		return
+		return err
 	}
 	s.held, s.silenced = m, time.Now()
+	return nil
 }
 
 // resync makes the upstream play from where the engine stands, unheard.

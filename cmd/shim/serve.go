@@ -38,6 +38,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "map", EnvVars: []string{"SHIM_MAP"}, Usage: "movie file of URLs whose path matches, tried before --movies; * in FILE is the path: `PATTERN=FILE`"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "as-hinted", EnvVars: []string{"SHIM_AS_HINTED"}, Usage: "send movies at the times their hints say, bunched or not"}),
 	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "auto", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gso", EnvVars: []string{"SHIM_GSO"}, Value: "auto", Usage: "UDP segmentation offload when sending: auto, on, off"}),
@@ -195,6 +196,12 @@ func interceptConfig(c *cli.Context, logger *slog.Logger) (intercept.Config, err
 			return cfg, fmt.Errorf("map: %w", err)
 		}
 		cfg.Movies.Map = append(cfg.Movies.Map, r)
+	}
+	switch v := c.String("live"); v {
+	case "auto", "off":
+		cfg.Live = v == "auto"
+	default:
+		return cfg, fmt.Errorf("live: %q is neither auto nor off", v)
 	}
 	switch v := c.String("on-upstream-loss"); v {
 	case "play", "close":
