@@ -193,6 +193,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		release = false
 		t.work.Go(func() { // the answer to PAUSE comes in behind this one
 			defer t.release(c)
+			s.hush(s.stage == fanned)
 			t.silence(s)
 		})
 	case !m.OK():

@@ -256,7 +256,9 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	if !i.fanLead(g, fan) {
 		return "the one to follow has gone"
 	}
+	s.hush(true)
 	if err := i.pause(s); err != nil {
+		s.hush(false)
 		i.groups.mu.Lock()
 		defer i.groups.mu.Unlock()
 		g.refused = "the upstream does not pause: " + err.Error()
@@ -490,6 +492,7 @@ func (i *Interceptor) lift(g *group, b *session, lost bool) (why string) {
 			break
 		} else if past > liftTimeout {
 			b.setFeed(nil)
+			b.hush(true)
 			i.silence(b)
 			return why
 		}
@@ -522,7 +525,18 @@ func (i *Interceptor) replay(s *session, headers string) (why string) {
 		}
 		return m.StartLine()
 	}
+	s.hush(false)
 	return ""
+}
+
+// hush keeps a client's interleaved reports from the upstream while that is
+// paused unknown to the client: some close the connection for them.
+func (s *session) hush(on bool) {
+	for _, m := range s.media() {
+		if m.path == "tcp" {
+			m.tap.hushed.Store(on)
+		}
+	}
 }
 
 // watchLive looks after the groups: one that brings nothing gets another lead,
@@ -557,6 +571,7 @@ func (i *Interceptor) succeed(g *group) bool {
 	if old != nil && old.enter(context.Background()) {
 		defer old.leave()
 		if g, leads := i.role(old); g != nil && !leads {
+			old.hush(true)
 			i.silence(old)
 		}
 	}
@@ -624,6 +639,7 @@ func (i *Interceptor) restore(s *session, plays bool, why string) {
 			i.log.Error("upstream does not go on", "session", s.short(), "err", failed)
 		}
 	}
+	s.hush(false)
 	for _, m := range s.medias {
 		m.watch.follow()
 	}

@@ -67,6 +67,7 @@ func TestTakeover(t *testing.T) {
 			continue
 		}
 		t.Run(path[1:], func(t *testing.T) {
+			t.Parallel()
 			each(t, func(t *testing.T, tcp bool) {
 				up := upstream(t, nil)
 				addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})

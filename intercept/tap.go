@@ -21,6 +21,7 @@ type tap struct {
 	sdp      string        // of the last DESCRIBE; upstream side only
 	channels *[256]channel // interleaved Media by channel; upstream side only
 	heard    atomic.Int64  // unix nanoseconds of the client's last frame
+	hushed   atomic.Bool   // the client's frames are kept from the upstream
 }
 
 // Open watches a new connection.
@@ -127,6 +128,9 @@ func (t *tap) Close() {
 // ClientFrames passes on what the client sends interleaved.
 func (t *tap) ClientFrames(frames []byte) []byte {
 	t.heard.Store(time.Now().UnixNano())
+	if t.hushed.Load() {
+		return frames[:0]
+	}
 	return frames
 }
 

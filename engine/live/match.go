@@ -36,6 +36,9 @@ func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string)
 	if !ours.started || !theirs.started {
 		return found, "a media is silent"
 	}
+	if own := (Mapping{SSRC: theirs.ssrc}); ours.ssrc == theirs.ssrc && l.agree(from, media, own, need) {
+		return own, "" // the very same numbers cannot be chance
+	}
 	fits, tried := 0, 0
 	for back := uint16(0); back < matchWindow; back += 4 { // the newest packet that both have
 		t := from.find(media, theirs.seq-back)
@@ -51,9 +54,6 @@ func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string)
 			m := Mapping{ours.ssrc, e.seq - t.seq, e.time - t.time}
 			if !l.agree(from, media, m, need) {
 				continue
-			}
-			if m.Seq == 0 && m.Time == 0 && ours.ssrc == theirs.ssrc {
-				return m, "" // the very same numbers cannot be chance
 			}
 			found = m
 			fits++
