@@ -57,6 +57,7 @@ func silenced(t *testing.T, up *demo.Server) uint64 {
 // From start to takeover and on, the viewer gets one unbroken stream, the same
 // as directly, and the upstream sends nothing any more.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	movies, err := filepath.Glob(hinted + "/*.m??")
 	if err != nil || len(movies) == 0 {
 		t.Fatalf("no movies: %v", err)
@@ -102,6 +103,7 @@ func ranged(at float64) string { return fmt.Sprintf("Range: npt=%.3f-", at) }
 
 // Pause, resume and seek, taken over all the while.
 func TestPauseAndSeek(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, tcp bool) {
 		up := upstream(t, nil)
 		pauseAndSeek(t, up.Addr(), hinted, "/h264-bframes-aac.mp4", tcp)
@@ -204,6 +206,7 @@ func (v *viewer) firstIs(a answer, n []int) []int {
 // Where the upstream sends anything else than the movie, its own packets reach
 // the viewer.
 func TestNeverWrongly(t *testing.T) {
+	t.Parallel()
 	const path = "/h264-aac.mp4"
 	for name, change := range map[string]func(*demo.Config, *Config){
 		"an octet flipped": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
@@ -233,6 +236,7 @@ func TestNeverWrongly(t *testing.T) {
 
 // An upstream that will not pause is left to send to nobody.
 func TestPauseRefused(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, tcp bool) {
 		up := upstream(t, func(d *demo.Config) {
 			d.Faults.Refuse = func(method, _ string) int {
@@ -255,6 +259,7 @@ func TestPauseRefused(t *testing.T) {
 
 // The movie's end is the upstream's: silence, or a goodbye.
 func TestEndOfMovie(t *testing.T) {
+	t.Parallel()
 	for name, bye := range map[string]bool{"silence": false, "goodbye": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
