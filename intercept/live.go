@@ -433,6 +433,9 @@ func (i *Interceptor) promote(g *group, lost bool) bool {
 			continue
 		case b == nil:
 			return false
+		case time.Since(began) > liftTimeout: // somebody's request waits
+			b.leave()
+			return false
 		}
 		tried[b] = true
 		err := i.lift(g, b, lost)
@@ -446,22 +449,39 @@ func (i *Interceptor) promote(g *group, lost bool) bool {
 }
 
 // candidate is a standby that has not been tried, with its turn; busy says that
-// there are some whose turn is taken.
+// there are some whose turn is taken. Datagram sessions come first: many
+// upstreams go on sending to those when their connection breaks. Those without
+// a connection may be dead, and come last.
 func (i *Interceptor) candidate(g *group, tried map[*session]bool) (b *session, busy bool) {
 	i.groups.mu.Lock()
 	defer i.groups.mu.Unlock()
-	for _, m := range g.members {
-		if m == g.lead || tried[m] {
-			continue
-		}
-		select {
-		case m.turn <- struct{}{}:
-			return m, false
-		default:
-			busy = true
+	for rank := range 3 {
+		for _, m := range g.members {
+			if m == g.lead || tried[m] || m.rank() != rank {
+				continue
+			}
+			select {
+			case m.turn <- struct{}{}:
+				return m, false
+			default:
+				busy = true
+			}
 		}
 	}
 	return nil, busy
+}
+
+// rank tells how good a lead the session would make, 0 the best.
+func (s *session) rank() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.conns) == 0:
+		return 2
+	case s.onlyTCP():
+		return 1
+	}
+	return 0
 }
 
 // lift makes b the lead; its turn and the group's are the caller's.
