@@ -70,7 +70,7 @@ func (t *tap) requestAgain(ex *proxy.Exchange) *control {
 // has the turn.
 func (i *Interceptor) giveUp(s *session, why string) {
 	plays := i.depart(s)
-	switch s.stage {
+	switch s.now() {
 	case relayed:
 		return
 	case playing:
@@ -101,7 +101,7 @@ func (s *session) isOne(url string) bool {
 func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 	s, m := c.s, ex.Request
 	c.rng = m.Get("Range")
-	switch s.stage {
+	switch s.now() {
 	case playing:
 		if c.rng == "" && !m.Has("Scale") && !m.Has("Speed") {
 			c.pings = true
@@ -134,14 +134,14 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 
 func (c *control) requestPause(t *tap, ex *proxy.Exchange) {
 	s := c.s
-	switch s.stage {
+	switch s.now() {
 	case playing:
 		s.halt()
 		s.stopped = time.Now()
 		s.become(paused, nil, s.why)
 	default:
 		c.plays = t.depart(s)
-		if s.stage != idle || c.plays {
+		if s.now() != idle || c.plays {
 			return
 		}
 	}
@@ -165,7 +165,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 	}()
 	s := c.s
 	if ex.Method != "PLAY" {
-		if s.stage == idle && !m.OK() { // it goes on playing
+		if s.now() == idle && !m.OK() { // it goes on playing
 			release = false
 			why := m.StartLine()
 			t.work.Go(func() {
@@ -177,15 +177,15 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		return
 	}
 	switch {
-	case s.stage == idle && m.OK():
+	case s.now() == idle && m.OK():
 		s.followInfo(m)
 		t.restore(s, true, "")
 		t.startLive(s)
-	case s.stage == idle:
-	case s.stage == fanned && !c.pings:
+	case s.now() == idle:
+	case s.now() == fanned && !c.pings:
 		s.correct(m, s.nextLive())
 	case c.pings:
-		if m.OK() && s.stage == fanned {
+		if m.OK() && s.now() == fanned {
 			s.correct(m, s.nextLive())
 		} else if m.OK() {
 			s.correct(m, s.stream.State())
@@ -193,7 +193,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		release = false
 		t.work.Go(func() { // the answer to PAUSE comes in behind this one
 			defer t.release(c)
-			s.hush(s.stage == fanned)
+			s.hush(s.now() == fanned)
 			t.silence(s)
 		})
 	case !m.OK():
@@ -245,7 +245,7 @@ func altered(m *proxy.Message) string {
 func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	s := c.s
 	start, end := playRange(c.rng, m)
-	if s.stage == finished && m.Get("RTP-Info") == "" {
+	if s.now() == finished && m.Get("RTP-Info") == "" {
 		return true // nothing plays
 	}
 	why := altered(m)
@@ -292,7 +292,7 @@ const edge = time.Millisecond
 // the upstream be silenced once the client has that.
 func (t *tap) playOn(c *control, ex *proxy.Exchange, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
 	s := c.s
-	resumed := !c.halted && s.stage == paused && start == s.position.Truncate(time.Microsecond)
+	resumed := !c.halted && s.now() == paused && start == s.position.Truncate(time.Microsecond)
 	after := make([]*engine.Place, len(s.medias))
 	next := make([]engine.TrackState, len(s.medias))
 	for n := range s.medias {

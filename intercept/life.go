@@ -87,10 +87,10 @@ func (i *Interceptor) disconnected(s *session) {
 		s.mu.Lock()
 		gone := len(s.conns) == 0 && !s.over
 		s.mu.Unlock()
-		if gone && s.stage == fanned {
+		if gone && s.now() == fanned {
 			i.disconnectedLive(s)
 		}
-		if !gone || s.stage != playing {
+		if !gone || s.now() != playing {
 			return
 		}
 		m, err := i.ask(s, "PLAY", "Range: "+formatNPT(s.stream.Position(), s.end)+"\r\n")
@@ -115,10 +115,11 @@ func (i *Interceptor) goodbye(s *session) {
 			return
 		}
 		defer s.leave()
-		if s.stage == playing {
+		switch s.now() {
+		case playing:
 			s.halt()
 			s.become(finished, nil, "the upstream said goodbye")
-		} else if s.stage == fanned {
+		case fanned:
 			i.goodbyeLive(s)
 		}
 	})

@@ -357,7 +357,7 @@ func (i *Interceptor) role(s *session) (g *group, leads bool) {
 func (i *Interceptor) depart(s *session) (plays bool) {
 	g, leads := i.role(s)
 	if g == nil {
-		return s.stage == relayed
+		return s.now() == relayed
 	}
 	if leads {
 		_ = g.enter(context.Background()) // promotions and joins end in bounded time
@@ -604,7 +604,7 @@ func (i *Interceptor) handBackLive(s *session, why string) {
 		return
 	}
 	defer s.leave()
-	if s.stage == fanned {
+	if s.now() == fanned {
 		i.giveUp(s, why)
 		s.relayOnly = ""
 	}
@@ -669,7 +669,13 @@ func (i *Interceptor) restore(s *session, plays bool, why string) {
 
 // nextLive is what comes next for the client, as far as it can be told.
 func (s *session) nextLive() (next []engine.TrackState) {
-	for _, at := range s.member.State() {
+	s.mu.Lock()
+	member := s.member
+	s.mu.Unlock()
+	if member == nil { // it has just ended
+		return make([]engine.TrackState, len(s.medias))
+	}
+	for _, at := range member.State() {
 		next = append(next, engine.TrackState{NextSeq: at.Last + 1, NextTime: at.LastTime})
 	}
 	return next

@@ -89,6 +89,13 @@ func (s *session) enter(ctx context.Context) bool {
 
 func (s *session) leave() { <-s.turn }
 
+// now is the stage. Beside whoever has the turn, the session's end may change it.
+func (s *session) now() stage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stage
+}
+
 // become changes the stage; the caller has the turn.
 func (s *session) become(to stage, stream *engine.Stream, why string) {
 	s.mu.Lock()
@@ -357,7 +364,7 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		return
 	}
 	defer s.leave()
-	if s.stream != stream || s.stage != playing {
+	if s.stream != stream || s.now() != playing {
 		return
 	}
 	s.halt()

@@ -300,7 +300,7 @@ func (c *Conn) passFrames(frames []byte) error {
 // the client. It must not be called from the Tap.
 func (c *Conn) Sync() {
 	c.passing.Lock()
-	defer c.passing.Unlock() //nolint:staticcheck // waiting is all
+	defer c.passing.Unlock()
 }
 
 func (c *Conn) upstreamMessage(m *Message) error {
