@@ -4,4 +4,4 @@ package intercept
 
 import "time"
 
-const churnTime = 6 * time.Second
+const churnTime = 4 * time.Second

@@ -292,7 +292,7 @@ func (i *Interceptor) fanLead(g *group, fan *live.Group) bool {
 	lead := g.lead
 	fits := g.fan == fan && lead != nil
 	i.groups.mu.Unlock()
-	if fits && lead.member == nil {
+	if fits && lead.now() != fanned {
 		i.fan(g, lead, lead.known, lead.source)
 	}
 	return fits
@@ -673,7 +673,10 @@ func (s *session) nextLive() (next []engine.TrackState) {
 	member := s.member
 	s.mu.Unlock()
 	if member == nil { // it has just ended
-		return make([]engine.TrackState, len(s.medias))
+		for range s.medias {
+			next = append(next, engine.TrackState{Ended: true})
+		}
+		return next
 	}
 	for _, at := range member.State() {
 		next = append(next, engine.TrackState{NextSeq: at.Last + 1, NextTime: at.LastTime})
