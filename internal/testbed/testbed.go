@@ -104,12 +104,14 @@ var Clients = []Client{
 	{"gortsplib", GortsplibFrames, 20},
 }
 
-// Tunnels says why a client cannot use its HTTP tunnel with this upstream, and
-// nothing if it can.
+// Tunnels says why a client cannot be relied on to use its HTTP tunnel with this
+// upstream, and nothing if it can.
 func (c Client) Tunnels(up Upstream) string {
 	switch {
 	case c.Name == "gortsplib" && up.Name == "gst":
 		return "gst-rtsp-server 1.22 never answers the tunnel of gortsplib's client"
+	case c.Name == "gortsplib" && (up.Name == "gortsplib" || up.Name == "mediamtx"):
+		return "gortsplib 5.6 at both ends loses a tunnel now and then on a busy machine (EOF in answer to DESCRIBE)"
 	case c.Name == "gortsplib" && up.Name == "dss":
 		return "Darwin takes the tunnel of gortsplib's client, which speaks HTTP/1.1, for RTSP"
 	}
