@@ -58,6 +58,7 @@ func playMovies(t *testing.T, up testbed.Upstream) {
 				}
 				t.Run(name+"/"+client.Name+"/"+string(transport), func(t *testing.T) {
 					t.Parallel()
+					client.Need(t)
 					mayTunnel(t, client, up, transport)
 					play := func() testbed.Frames { return client.Play(t.Context(), t, up.URL("/"+name), transport, media) }
 					if err := sameMovie(t, client, movie, testbed.Together(play, play)); err != nil {
@@ -107,6 +108,7 @@ func playLive(t *testing.T, up testbed.Upstream, path, name string) {
 				if up.Name == "gst" { // whose shared pipeline answers 503 while the last client's leaving takes it down
 					up = testbed.StartGst(t, testbed.GstOptions{}).Upstream
 				}
+				client.Need(t)
 				mayTunnel(t, client, up, transport, other)
 				plays := testbed.Together(
 					func() testbed.Frames { return client.Play(t.Context(), t, up.URL(path), transport, media) },
