@@ -43,7 +43,7 @@ func urgentDepth(depth int) int { return depth/2 + 1 }
 
 func (s *Scheduler) init(memory []byte, slots int) {
 	c, cfg := &s.core, &s.cfg
-	c.pool.init(memory, cfg.BlockSize)
+	c.adopt(memory, cfg.BlockSize)
 	c.ledger.Budget = cfg.budget()
 	run := cfg.MaxRead / cfg.BlockSize
 	c.slots = make([]read, slots)
@@ -63,15 +63,18 @@ func (s *Scheduler) init(memory []byte, slots int) {
 // closeWait is how long Close waits for reads under way.
 const closeWait = 2 * time.Second
 
-// run is the scheduler's goroutine, and the only one that reads the clock.
-func (s *Scheduler) run() {
+// run is the scheduler's goroutine, and the only one that reads the clock. It
+// says when it has begun, or why it cannot.
+func (s *Scheduler) run(begun chan<- error) {
 	defer close(s.ended)
 	if s.ring != nil {
 		defer s.ring.leave()
-		if err := s.ring.enter(); err != nil { // of a ring just made
-			s.log.Error("disk: io_uring", "err", err)
+		if err := s.ring.enter(); err != nil {
+			begun <- err
+			return
 		}
 	}
+	begun <- nil
 	timer := time.NewTimer(s.cfg.Cycle)
 	defer timer.Stop()
 	news := func() bool { return len(s.reads.done) > 0 }

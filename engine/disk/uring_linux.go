@@ -344,11 +344,11 @@ func (r *ring) wait(d time.Duration) {
 	}
 }
 
+var one = binary.NativeEndian.AppendUint64(nil, 1) // what an eventfd is rung with
+
 // wake makes a wait under way, or the next, return. Anybody may call it.
 func (r *ring) wake() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(r.alarm, one[:])
+	_, _ = unix.Write(r.alarm, one)
 }
 
 // cancel asks the kernel to give up what it can of what is under way.
