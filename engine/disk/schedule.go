@@ -123,12 +123,8 @@ func (s *Scheduler) step(now time.Duration) {
 	if s.ring != nil {
 		s.ring.reap(func(c completion) { s.finish(c, now) })
 	}
-	letters, closed := s.post.take()
-	for _, l := range letters {
+	for _, l := range s.post.take() {
 		s.obey(l, now)
-	}
-	if closed && s.closing == 0 {
-		s.shut(now)
 	}
 	if now >= time.Duration(s.cycle+1)*s.cfg.Cycle {
 		s.tick(now)
@@ -137,8 +133,12 @@ func (s *Scheduler) step(now time.Duration) {
 	s.findStuck(now)
 	s.enqueue()
 	s.issue(now)
-	if s.closing > 0 && s.ring != nil && len(s.idle) < len(s.slots) {
-		s.ring.cancel() // again and again: it may come too early
+	if s.closing > 0 && s.ring != nil {
+		for i := range s.slots {
+			if s.slots[i].file != nil && s.slots[i].ring {
+				s.ring.cancel(int32(i)) // again and again: it may come too early
+			}
+		}
 	}
 }
 
@@ -164,6 +164,8 @@ func (s *Scheduler) obey(l letter, now time.Duration) {
 	case opIdle:
 		l.file.unused = true
 		s.files.retire(s, l.file)
+	case opShut:
+		s.shut(now)
 	}
 }
 
