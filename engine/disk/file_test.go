@@ -255,7 +255,11 @@ func TestWantIsChecked(t *testing.T) {
 			t.Errorf("%d bytes at %d are not refused", w.n, w.off)
 		}
 		set.Release()
-		await(t, "the set", func() bool { return set.free })
+		await(t, "the set", func() bool {
+			s.post.mu.Lock()
+			defer s.post.mu.Unlock()
+			return set.free
+		})
 	}
 	for set := st.NewSet(); set != nil; set = st.NewSet() {
 		sets = append(sets, set)
