@@ -1,4 +1,4 @@
-package compat
+package compat_test
 
 import (
 	"fmt"
@@ -256,7 +256,7 @@ func (o *origin) OnRecord(ctx *gortsplib.ServerHandlerOnRecordCtx) (*base.Respon
 	stream := o.publish
 	o.mutex.Unlock()
 	ctx.Session.OnPacketRTPAny(func(m *description.Media, _ format.Format, p *rtp.Packet) {
-		stream.WritePacketRTP(m, p)
+		_ = stream.WritePacketRTP(m, p)
 	})
 	return &base.Response{StatusCode: base.StatusOK}, nil
 }
@@ -334,7 +334,7 @@ func (v *viewer) play(stop, done chan struct{}) {
 		}
 	}
 	for i, m := range v.desc.Medias {
-		v.stream.WritePacketRTCP(m, &rtcp.Goodbye{Sources: []uint32{v.tracks[i].ssrc}})
+		_ = v.stream.WritePacketRTCP(m, &rtcp.Goodbye{Sources: []uint32{v.tracks[i].ssrc}})
 	}
 }
 
@@ -356,7 +356,7 @@ func (v *viewer) send() {
 			payload[0] = 0x41
 			p := &rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: pt, SequenceNumber: t.seq, Timestamp: v.timestamp(i),
 				SSRC: t.ssrc, Marker: k == count-1}, Payload: payload}
-			v.stream.WritePacketRTP(m, p)
+			_ = v.stream.WritePacketRTP(m, p)
 			t.ssrc = p.SSRC
 			t.seq++
 			t.packets++
@@ -369,7 +369,7 @@ func (v *viewer) report() {
 	for i, m := range v.desc.Medias {
 		t, now := &v.tracks[i], time.Now()
 		ntp := uint64(now.Unix()+2208988800)<<32 | uint64(now.Nanosecond())<<32/1e9
-		v.stream.WritePacketRTCP(m, &rtcp.CompoundPacket{
+		_ = v.stream.WritePacketRTCP(m, &rtcp.CompoundPacket{
 			&rtcp.SenderReport{SSRC: t.ssrc, NTPTime: ntp, RTPTime: v.timestamp(i), PacketCount: t.packets, OctetCount: t.bytes},
 			rtcp.NewCNAMESourceDescription(t.ssrc, fmt.Sprintf("origin%d", v.name)),
 		})

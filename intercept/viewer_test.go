@@ -351,6 +351,9 @@ func (v *viewer) unbroken(first []int) {
 		for i := first[m] + 1; i < len(list); i++ {
 			if list[i].seq != list[i-1].seq+1 || list[i].ssrc != list[i-1].ssrc {
 				v.Errorf("media %d: packet %d of %d has sequence number %d (%x) behind %d (%x)", m, i, len(list), list[i].seq, list[i].ssrc, list[i-1].seq, list[i-1].ssrc)
+				for j := max(0, i-4); j < min(i+6, len(list)); j++ {
+					v.Logf("  %d: sequence number %d, timestamp %d, at %v", j, list[j].seq, list[j].time, list[j].at.Sub(list[0].at))
+				}
 				break
 			}
 		}

@@ -102,7 +102,7 @@ func (t *talk) dispatch(track *Track, rtcp int, raw []byte) {
 	if ids := track.Transport.InterleavedIDs; ids != nil {
 		if c.get == nil {
 			head := []byte{'$', byte(ids[rtcp]), byte(len(raw) >> 8), byte(len(raw))}
-			c.put(append(head, raw...))
+			_ = c.put(append(head, raw...))
 		}
 		return
 	}
@@ -112,7 +112,7 @@ func (t *talk) dispatch(track *Track, rtcp int, raw []byte) {
 		if rtcp == 1 {
 			socket = p.rtcp
 		}
-		socket.WriteToUDPAddrPort(raw, to)
+		_, _ = socket.WriteToUDPAddrPort(raw, to)
 	}
 }
 

@@ -139,9 +139,9 @@ func (t *talk) do(step script.Step) error {
 		return t.connection(step.Arg)
 	case script.Close:
 		c.drain()
-		c.socket.Close()
+		_ = c.socket.Close()
 		if c.get != nil {
-			c.get.Close()
+			_ = c.get.Close()
 		}
 		c.left = true
 		<-c.gone
@@ -368,7 +368,7 @@ func (c *conn) answer(code string) {
 		}
 	}
 	c.last = nil
-	c.put([]byte(text + "\r\n"))
+	_ = c.put([]byte(text + "\r\n"))
 }
 
 // learn takes from an answer what later requests need.
@@ -435,9 +435,13 @@ func (t *talk) record(e *Exchange, c *conn) {
 	t.recording.Exchanges = append(t.recording.Exchanges, e)
 }
 
+// lastWords is how long datagrams are waited for at the end.
+const lastWords = 150 * time.Millisecond
+
 // finish waits a moment for connections to close, notes their state and ends
 // everything that was started.
 func (t *talk) finish() {
+	began := t.now()
 	deadline := time.After(t.bounds.Settle)
 	for _, name := range t.order {
 		select {
@@ -446,6 +450,8 @@ func (t *talk) finish() {
 			deadline = time.After(0)
 		}
 	}
+	// Datagrams may come after the connection that ended them: Darwin's BYE.
+	time.Sleep(min(lastWords, t.bounds.Settle) - (t.now() - began))
 	for _, name := range t.order {
 		c := t.conns[name]
 		c.drain()

@@ -77,8 +77,8 @@ func TestFiles(t *testing.T) {
 	}
 	// Nobody uses it: it is closed, but its blocks are there for who comes back.
 	playing.Close()
-	f1.Close()
-	f2.Close()
+	closed(t, f1)
+	closed(t, f2)
 	await(t, "the old file to be closed", func() bool { return openFiles(t) == before+1 })
 	blocks := s.Stats().Blocks
 	again, inAgain := stream(t, s, link, Demand{})
@@ -107,7 +107,7 @@ func TestFiles(t *testing.T) {
 	}
 	fresh.Close()
 	later.Close()
-	f3.Close()
+	closed(t, f3)
 
 	for _, bad := range []string{dir, filepath.Join(dir, "none"), "/dev/null"} {
 		if f, err := s.OpenFile(bad); err == nil || !strings.Contains(err.Error(), bad) {
