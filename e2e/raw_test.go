@@ -27,6 +27,10 @@ func dialRaw(tb testing.TB, addr string) *raw {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = c.Close() })
+	return newRaw(tb, c)
+}
+
+func newRaw(tb testing.TB, c net.Conn) *raw {
 	return &raw{TB: tb, Conn: c, r: bufio.NewReader(c)}
 }
 

@@ -126,7 +126,9 @@ func (s *Stream) feed(now time.Duration) {
 	}
 	if err := s.readAhead(now, spent, ready); err != nil {
 		s.mu.Lock()
-		s.source.broken = err
+		if s.source.broken = err; s.source.ready == 0 {
+			close(s.primed)
+		}
 		s.mu.Unlock()
 		s.wake()
 	}
@@ -163,7 +165,9 @@ func (s *Stream) readAhead(now time.Duration, spent, ready int) error {
 func (s *Stream) publish(now time.Duration, ready int) {
 	at := &s.source.slots[(ready-1)%slots]
 	s.mu.Lock()
-	s.source.ready = ready
+	if s.source.ready = ready; ready == 1 {
+		close(s.primed)
+	}
 	dry := s.dry
 	late := now - s.base - at.from
 	if dry && late > 0 && s.started && s.base+at.from > s.startedAt {

@@ -168,7 +168,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 			}
 		}
 	case c.moves:
-		release = t.moved(c, m)
+		release = t.moved(c, ex, m)
 	default:
 		start, end := playRange(c.rng, m)
 		if why := altered(m); why != "" {
@@ -206,7 +206,7 @@ func altered(m *proxy.Message) string {
 // whether the upstream means the same ones; if it does not, the upstream is
 // relayed and has to be proved again. It reports whether the control's turn
 // is over.
-func (t *tap) moved(c *control, m *proxy.Message) bool {
+func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	s := c.s
 	start, end := playRange(c.rng, m)
 	if s.stage == finished && m.Get("RTP-Info") == "" {
@@ -220,7 +220,7 @@ func (t *tap) moved(c *control, m *proxy.Message) bool {
 			if s.lead > 0 {
 				s.ahead = engine.Ahead{Lead: s.lead, Growth: leadGrowth, Most: leadMost}
 			}
-			if t.playOn(c, m, start, firsts) {
+			if t.playOn(c, ex, m, start, firsts) {
 				return false
 			}
 			why = "the engine has no room"
@@ -228,6 +228,7 @@ func (t *tap) moved(c *control, m *proxy.Message) bool {
 			why = "the answer to PLAY does not name the movie's packets"
 		}
 	}
+	t.log.Info("moved, to be proved again", "session", s.short(), "why", why, "range", m.Get("Range"), "rtp_info", m.Get("RTP-Info"))
 	// The relay goes on in the client's numbers.
 	for n, md := range s.medias {
 		md.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
@@ -243,16 +244,24 @@ func (t *tap) moved(c *control, m *proxy.Message) bool {
 	return true
 }
 
-// playOn starts the engine, corrects the answer and silences the upstream.
-func (t *tap) playOn(c *control, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
+// playOn prepares the engine, corrects the answer, and has the engine start and
+// the upstream be silenced once the client has that.
+func (t *tap) playOn(c *control, ex *proxy.Exchange, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
 	s := c.s
 	resumed := !c.halted && s.stage == paused && start == s.position.Truncate(time.Microsecond)
 	after := make([]*engine.Place, len(s.medias))
+	next := make([]engine.TrackState, len(s.medias))
 	for n := range s.medias {
-		if resumed { // exactly the next packet, as the upstream would have gone on
-			after[n] = &s.at[n].Last
-		} else if firsts[n].OK {
-			s.tracks[n].Seq = s.at[n].LastSeq + 1 - firsts[n].Seq
+		tr, at := &s.tracks[n], &s.at[n]
+		switch {
+		case resumed: // exactly the next packet, as the upstream would have gone on
+			after[n] = &at.Last
+			next[n] = engine.TrackState{NextSeq: at.NextSeq, NextTime: at.NextTime + tr.Time - tr.before, Ended: at.Ended}
+		case firsts[n].OK:
+			tr.Seq = at.LastSeq + 1 - firsts[n].Seq
+			next[n] = engine.TrackState{NextSeq: at.LastSeq + 1, NextTime: firsts[n].Time + tr.Time}
+		default:
+			next[n].Ended = true
 		}
 	}
 	stream, err := t.openStream(s, start)
@@ -260,12 +269,18 @@ func (t *tap) playOn(c *control, m *proxy.Message, start time.Duration, firsts [
 		t.log.Warn("no room to go on", "session", s.short(), "err", err)
 		return false
 	}
-	t.start(s, stream, after, s.why)
-	s.correct(m, stream.State())
-	t.work.Go(func() {
-		defer t.release(c)
-		t.silence(s)
-	})
+	s.correct(m, next)
+	ex.Then = func() {
+		err := t.start(s, stream, after, s.why)
+		t.work.Go(func() {
+			defer t.release(c)
+			if err != nil {
+				t.handBack(s, err.Error())
+				return
+			}
+			t.silence(s)
+		})
+	}
 	return true
 }
 
@@ -310,7 +325,9 @@ func (s *session) renumber(firsts []engine.First, answered []rtpInfo, wasPlaying
 		}
 	}
 	for n := range s.tracks {
-		if tr := &s.tracks[n]; firsts[n].OK {
+		tr := &s.tracks[n]
+		tr.before = tr.Time
+		if firsts[n].OK {
 			tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
 			tr.upTime = ups[n]
 		}

@@ -108,16 +108,13 @@ func (i *Interceptor) end(s *session, why string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if stream != nil {
-		s.total.Add(stream.Stats())
-	}
+	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
 	for _, m := range s.medias {
 		m.close()
 	}
 	if s.file != nil {
 		_ = s.file.Close()
 	}
-	i.log.Info("session ended", s.attrs(why, time.Now())...)
 }
 
 // Run keeps the shadows of living clients alive and ends the sessions of dead

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"rtspshim/engine"
 	"rtspshim/engine/hint"
 )
 
@@ -57,7 +56,7 @@ func (p *proved) key(f *hint.File, sdp string) string {
 			_, _ = h.Write([]byte(line))
 		}
 	}
-	return engine.Identity(f) + " " + hex.EncodeToString(h.Sum(nil)[:12])
+	return f.Identity() + " " + hex.EncodeToString(h.Sum(nil)[:12])
 }
 
 func (p *proved) has(key string) bool {

@@ -202,33 +202,3 @@ func (s *session) request(method, headers string) (head string, conn *proxy.Conn
 // short names the session in the log; the whole id would let a reader of the
 // log control it.
 func (s *session) short() string { return s.id[:min(len(s.id), 6)] + "…" }
-
-// attrs are the log line of the session's end; s.mu is held.
-func (s *session) attrs(why string, now time.Time) []any {
-	var path []string
-	var down, up, dropped, downOctets, upOctets uint64
-	for _, m := range s.medias {
-		path = append(path, m.path)
-		if m.relay != nil {
-			st := m.relay.Stats()
-			down, downOctets = down+st.FromUpstream.Sent, downOctets+st.FromUpstream.SentBytes
-			up, upOctets = up+st.FromClient.Sent, upOctets+st.FromClient.SentBytes
-			dropped += st.FromUpstream.Dropped + st.FromUpstream.Lost + st.FromClient.Dropped
-		}
-		if m.channels != nil {
-			down, downOctets = down+m.channels.packets.Load(), downOctets+m.channels.octets.Load()
-		}
-	}
-	attrs := []any{"session", s.short(), "client", s.client.String(), "url", s.url, "path", s.stage.String(),
-		"medias", strings.Join(path, ","), "record", s.record, "seconds", int(now.Sub(s.began).Seconds()),
-		"packets_down", down, "octets_down", downOctets, "packets_up", up, "octets_up", upOctets,
-		"dropped", dropped, "why", why}
-	if s.why != "" {
-		attrs = append(attrs, "path_why", s.why)
-	}
-	if st := s.total; st.Packets > 0 {
-		attrs = append(attrs, "movie_packets", st.Packets, "movie_octets", st.Octets, "late_p50", st.LateP50,
-			"late_p99", st.LateP99, "late_max", st.LateMax, "underruns", st.Underruns, "took", s.took)
-	}
-	return attrs
-}

@@ -51,12 +51,14 @@ type takeover struct {
 type track struct {
 	engine.Mapping        // as the client knows it
 	upTime         uint32 // the upstream's own timestamp offset
+	before         uint32 // what Mapping.Time was before the last move
 }
 
 const (
 	turnTimeout  = 2 * time.Second  // for an answer that may never come
 	askTimeout   = 5 * time.Second  // for the upstream's answer to the shim
 	proofTimeout = 60 * time.Second // for enough packets of every Media
+	primeTimeout = 5 * time.Second  // for the first read of a movie
 	needNew      = 8                // packets of each Media that prove a movie
 	needKnown    = 1                // and one already proved
 	feedPackets  = 2048
@@ -197,7 +199,7 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 			from = min(from, at.Due)
 		}
 		sh := m.watch.shifted()
-		t := track{mapping, mapping.Time}
+		t := track{Mapping: mapping, upTime: mapping.Time}
 		t.Seq, t.Time = t.Seq+sh.seq, t.Time+sh.time
 		s.tracks = append(s.tracks, t)
 	}
@@ -205,7 +207,12 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 	if err != nil {
 		return err
 	}
-	if err := s.holdBack(ctx); err != nil {
+	primed, cancel := context.WithTimeout(ctx, primeTimeout)
+	defer cancel()
+	if err = stream.Primed(primed); err == nil {
+		err = s.holdBack(ctx)
+	}
+	if err != nil {
 		_ = stream.Halt()
 		s.pass()
 		return err
@@ -221,7 +228,10 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 		}
 		after[n] = &at
 	}
-	i.start(s, stream, after, "same as "+file.Name)
+	if err := i.start(s, stream, after, "same as "+file.Name); err != nil {
+		s.pass()
+		return err
+	}
 	s.took = time.Since(began)
 	i.silence(s)
 	i.log.Info("taken over", "session", s.short(), "file", file.Name, "after", s.took.Round(time.Millisecond))
@@ -267,9 +277,13 @@ func (i *Interceptor) report(m *media) engine.Report {
 	return out
 }
 
-func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) {
+func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) error {
 	s.become(playing, stream, why)
-	stream.Start(after)
+	err := stream.Start(after)
+	if err != nil {
+		s.become(relayed, nil, err.Error())
+	}
+	return err
 }
 
 // silence pauses the upstream and keeps its answer for the client's own
@@ -301,7 +315,10 @@ func (i *Interceptor) resync(s *session, at time.Duration) error {
 func (s *session) halt() {
 	s.position = s.stream.Position()
 	s.at = s.stream.Halt()
+	s.mu.Lock()
 	s.total.Add(s.stream.Stats())
+	s.stream = nil
+	s.mu.Unlock()
 	for n, m := range s.medias {
 		m.watch.sent(s.at[n])
 	}
@@ -318,8 +335,7 @@ func (i *Interceptor) goOn(s *session, why string) error {
 	for n := range s.at {
 		after[n] = &s.at[n].Last
 	}
-	i.start(s, stream, after, why)
-	return nil
+	return i.start(s, stream, after, why)
 }
 
 // streamDone follows a stream that has ended by itself.

@@ -10,6 +10,7 @@ import (
 
 	"rtspshim/demo"
 	"rtspshim/engine"
+	"rtspshim/internal/testbed"
 )
 
 const hinted = "../testdata/hinted"
@@ -100,40 +101,78 @@ func ranged(at float64) string { return fmt.Sprintf("Range: npt=%.3f-", at) }
 
 // Pause, resume and seek, taken over all the while.
 func TestPauseAndSeek(t *testing.T) {
-	const path = "/h264-bframes-aac.mp4"
 	each(t, func(t *testing.T, tcp bool) {
 		up := upstream(t, nil)
-		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
-		v := newViewer(t, addr, path, tcp)
-		v.must("PLAY", v.url, "Range: npt=0-")
-		silenced(t, up)
-		v.more(10)
-
-		v.must("PAUSE", v.url)
-		n := v.count()
-		time.Sleep(300 * time.Millisecond) // nothing may come
-		if now := v.count(); !tcp && fmt.Sprint(now) != fmt.Sprint(n) {
-			t.Errorf("paused, but %v packets became %v", n, now)
-		}
-		n = v.count()
-		a := v.must("PLAY", v.url)
-		v.more(20)
-		v.unbroken([]int{0, 0})
-		v.firstIs(a, n)
-		silenced(t, up)
-
-		n = v.count()
-		a = v.must("PLAY", v.url, ranged(5))
-		v.more(20)
-		at := v.firstIs(a, n)
-		silenced(t, up)
-		direct := newViewer(t, up.Addr(), path, true)
-		direct.must("PLAY", direct.url, ranged(5))
-		direct.more(60)
-		v.sameAs(direct, at, []int{0, 0}, true, 15)
-		v.unbroken([]int{0, 0})
-		v.must("TEARDOWN", v.url)
+		pauseAndSeek(t, up.Addr(), hinted, "/h264-bframes-aac.mp4", tcp)
 	})
+}
+
+// The same with Darwin itself, and its movies as Apple's tools hinted them.
+func TestDarwin(t *testing.T) {
+	movies := []string{testbed.Movie(t, "h264-bframes-aac.mp4"), testbed.Movie(t, "mpeg4-aac.mp4")}
+	apple, _ := filepath.Glob(filepath.Join(testbed.Root(t), "..", "shared", "movies", "sample*"))
+	if len(apple) == 0 {
+		t.Log("no movies by Apple's tools beside the repository: only our own are played")
+	}
+	movies = append(movies, apple...)
+	up := testbed.StartDSS(t, testbed.DSSOptions{Movies: movies})
+	for _, movie := range movies {
+		t.Run(filepath.Base(movie), func(t *testing.T) {
+			each(t, func(t *testing.T, tcp bool) {
+				pauseAndSeek(t, up.Addr, up.MoviesFolder, "/"+filepath.Base(movie), tcp)
+			})
+		})
+	}
+}
+
+func pauseAndSeek(t *testing.T, upstream, dir, path string, tcp bool) {
+	addr, i := shim(t, "rtsp://"+upstream, engine.Config{}, Config{Movies: Movies{Dir: dir}})
+	v := newViewer(t, addr, path, tcp)
+	v.must("PLAY", v.url, "Range: npt=0-")
+	takenOver(t, i)
+	v.more(10)
+	zero := make([]int, len(v.controls))
+	direct := newViewer(t, upstream, path, true)
+	direct.must("PLAY", direct.url, "Range: npt=0-")
+	direct.more(10)
+	v.sameAs(direct, zero, zero, true, 5)
+
+	v.must("PAUSE", v.url)
+	n := v.count()
+	time.Sleep(300 * time.Millisecond) // nothing may come
+	if now := v.count(); !tcp && fmt.Sprint(now) != fmt.Sprint(n) {
+		t.Errorf("paused, but %v packets became %v", n, now)
+	}
+	n = v.count()
+	a := v.must("PLAY", v.url)
+	v.more(10)
+	v.unbroken(zero)
+	v.firstIs(a, n)
+	takenOver(t, i)
+
+	n = v.count()
+	a = v.must("PLAY", v.url, ranged(5))
+	v.more(10)
+	at := v.firstIs(a, n)
+	takenOver(t, i)
+	direct = newViewer(t, upstream, path, true)
+	direct.must("PLAY", direct.url, ranged(5))
+	direct.more(10)
+	v.sameAs(direct, at, zero, true, 8)
+	v.unbroken(zero)
+	v.must("TEARDOWN", v.url)
+}
+
+// takenOver waits until the engine sends for the only session.
+func takenOver(t *testing.T, i *Interceptor) {
+	t.Helper()
+	for range 2000 {
+		if s := i.Status(); len(s) == 1 && s[0].Path == "movie" {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // the interceptor tells no event
+	}
+	t.Fatalf("not taken over: %+v", i.Status())
 }
 
 // firstIs fails unless the answer's RTP-Info names, for each Media, a packet
@@ -166,8 +205,10 @@ func (v *viewer) firstIs(a answer, n []int) []int {
 func TestNeverWrongly(t *testing.T) {
 	const path = "/h264-aac.mp4"
 	for name, change := range map[string]func(*demo.Config, *Config){
-		"an octet flipped":  func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
-		"another file":      func(_ *demo.Config, c *Config) { c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/h264-bframes-aac.mp4"}} },
+		"an octet flipped": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(3) },
+		"another file": func(_ *demo.Config, c *Config) {
+			c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/h264-bframes-aac.mp4"}}
+		},
 		"no movie at all":   func(_ *demo.Config, c *Config) { c.Movies.Map = []MovieRule{{"*.mp4", hinted + "/README.md"}} },
 		"all Medias differ": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(0) },
 	} {
@@ -203,7 +244,7 @@ func TestPauseRefused(t *testing.T) {
 		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
 		v := newViewer(t, addr, "/h264-aac.mp4", tcp)
 		v.must("PLAY", v.url)
-		v.more(90)
+		v.more(40)
 		v.unbroken([]int{0, 0})
 		if a := v.do("PAUSE", v.url); a.status != 501 {
 			t.Errorf("PAUSE answered %d", a.status)

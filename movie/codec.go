@@ -31,7 +31,8 @@ type unit struct {
 // codec makes packets of media samples.
 type codec struct {
 	format format.Format
-	clock  int // RTP timestamp units a second
+	clock  int    // RTP timestamp units a second
+	config []byte // of the decoder, as the movie has it; nil when the format says it
 	batch  bool
 	// packets returns the packets of the units, each as the constructors of its
 	// payload (ISO/IEC 14496-12, 9.1.3.2) in the order of the payload.
@@ -296,7 +297,9 @@ func newAAC(c *mp4.EsdsBox, pt uint8, size int) (*codec, error) {
 		return nil, err
 	}
 	f := &format.MPEG4Audio{PayloadTyp: pt, ProfileLevelID: 1, Config: conf, SizeLength: 13, IndexLength: 3, IndexDeltaLength: 3}
-	return &codec{clock: f.ClockRate(), batch: true, format: f,
+	// Written anew, the configuration would lose what follows it, such as the
+	// word that there is no SBR: decoders would guess.
+	return &codec{clock: f.ClockRate(), config: config, batch: true, format: f,
 		packets: func(u []unit) ([]constructed, error) { return aacPackets(e, u) },
 		fits: func(u []unit, more unit) bool {
 			n := 2 + 2 + len(more.data)
@@ -350,7 +353,11 @@ func aacPackets(e *rtpmpeg4audio.Encoder, u []unit) ([]constructed, error) {
 func (c *codec) sdp(kind string, id, kbits int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "m=%s 0 RTP/AVP %d\r\nb=AS:%d\r\na=rtpmap:%d %s\r\n", kind, c.format.PayloadType(), kbits, c.format.PayloadType(), c.format.RTPMap())
-	if f := fmtp(c.format.FMTP()); f != "" {
+	params := c.format.FMTP()
+	if c.config != nil {
+		params["config"] = fmt.Sprintf("%X", c.config)
+	}
+	if f := fmtp(params); f != "" {
 		fmt.Fprintf(&b, "a=fmtp:%d %s\r\n", c.format.PayloadType(), f)
 	}
 	fmt.Fprintf(&b, "a=control:trackID=%d\r\n", id)

@@ -144,7 +144,9 @@ func (h *hinter) open() error {
 		}
 	}
 	for _, t := range h.in.Tracks {
-		next = max(next, t.ID)
+		if t.Kind != "hint" {
+			next = max(next, t.ID)
+		}
 	}
 	payloadType := uint8(96)
 	for i, t := range h.in.Tracks {

@@ -312,6 +312,9 @@ func (c *Conn) upstreamMessage(m *Message) error {
 	}
 	c.tap.Response(ex, m)
 	c.ownAddress(m, uri)
+	if ex != nil && ex.Then != nil {
+		defer ex.Then()
+	}
 	if !m.Whole() {
 		c.exchanges.done(ex)
 		return c.passMessage(&c.toClient, m)

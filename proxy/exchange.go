@@ -13,7 +13,8 @@ type Exchange struct {
 	Request *Message // as it goes upstream; a Tap may edit it in its Request
 	Method  string   // as the client sent them
 	URI     string
-	Value   any // the Tap's own, from its Request to its Response
+	Value   any    // the Tap's own, from its Request to its Response
+	Then    func() // set by the Tap's Response: called once the answer is on its way to the client
 
 	cseq   string
 	since  time.Time

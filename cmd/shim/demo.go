@@ -135,7 +135,8 @@ func (d *demonstration) run(ctx context.Context, ln net.Listener) (err error) {
 	ready, served := make(chan struct{}), make(chan error, 1)
 	go func() {
 		cfg := proxy.Config{Upstream: &url.URL{Scheme: "rtsp", Host: d.upstream.Addr()}, Logger: d.log}
-		served <- serve(ctx, ln, cfg, engine.Config{Gather: engine.DefaultGather, Logger: d.log}, d.log,
+		movies := intercept.Config{Movies: intercept.Movies{Dir: d.dir}, Logger: d.log}
+		served <- serve(ctx, ln, cfg, movies, engine.Config{Gather: engine.DefaultGather, Logger: d.log},
 			func(i *intercept.Interceptor) { d.sessions = i; close(ready) })
 	}()
 	select {

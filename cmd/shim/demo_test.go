@@ -97,8 +97,12 @@ func TestDemoTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
+	sessions, err := intercept.New(intercept.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := &demonstration{out: &out, log: slog.Default(), length: 300 * time.Millisecond,
-		upstream: good, shim: bad.Addr(), sessions: intercept.New(intercept.Config{})}
+		upstream: good, shim: bad.Addr(), sessions: sessions}
 	r := row{path: "/aac.mp4", tcp: true}
 	d.play(t.Context(), &r)
 	if n := d.table([]row{r}); n != 1 || !strings.Contains(out.String(), "NO: track 1: packet 3 of") {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -77,47 +78,30 @@ var serveCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-<<<<<<< Updated upstream
-		return serve(ctx, ln, cfg, ecfg, logger, nil)
+		icfg, err := interceptConfig(c, logger)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, ln, cfg, icfg, ecfg, nil)
 	},
 }
 
 // serve carries the clients of ln until ctx ends. When watch is not nil, it is
 // given the sessions before the first client.
-func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, ecfg engine.Config, logger *slog.Logger,
+func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
 	watch func(*intercept.Interceptor)) error {
-=======
-		icfg, err := interceptConfig(c, logger)
-		if err != nil {
-			return err
-		}
-		return serve(ctx, ln, cfg, icfg, ecfg, logger)
-	},
-}
-
-// serve carries the clients of ln until ctx ends.
-func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config, logger *slog.Logger) error {
->>>>>>> Stashed changes
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	defer func() { _ = e.Close() }()
-<<<<<<< Updated upstream
-	sessions := intercept.New(intercept.Config{Engine: e, Logger: logger})
-	if watch != nil {
-		watch(sessions)
-	}
-	var server *proxy.Server
-	cfg.Open = sessions.Open
-	cfg.Drain = func(ctx context.Context) { sessions.TearDown(ctx, server) }
-	if server, err = proxy.New(cfg); err != nil {
-=======
 	icfg.Engine = e
 	sessions, err := intercept.New(icfg)
 	if err != nil {
->>>>>>> Stashed changes
 		return err
+	}
+	if watch != nil {
+		watch(sessions)
 	}
 	defer sessions.Close()
 	cfg.Open, cfg.Drain = sessions.Open, sessions.TearDown
@@ -127,17 +111,30 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	}
 	sessions.Front(server)
 	runCtx, cancel := context.WithCancel(ctx)
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		_ = sessions.Run(runCtx)
-	}()
-	logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
+	var work sync.WaitGroup
+	work.Go(func() { _ = sessions.Run(runCtx) })
+	work.Go(func() { reportOnSignal(runCtx, sessions) })
+	cfg.Logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
 	err = server.Serve(ctx, ln)
 	cancel()
-	<-swept
-	logger.Info("stopped")
+	work.Wait()
+	cfg.Logger.Info("stopped")
 	return err
+}
+
+// reportOnSignal logs a line about every session at each SIGUSR1.
+func reportOnSignal(ctx context.Context, sessions *intercept.Interceptor) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case <-signals:
+			sessions.Report()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func newLogger(level string, json bool) (*slog.Logger, error) {

@@ -183,7 +183,7 @@ func Open(c Config) (*Scheduler, error) {
 	s.reads.init(s.done, slots)
 	s.core.init(&s.cfg, memory, slots)
 	if c.Uring != Off {
-		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize, s.done)
+		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize, s.post.wake)
 		if err != nil && c.Uring == On {
 			return nil, errors.Join(fmt.Errorf("disk: io_uring: %w", err), unmapMemory(memory))
 		}

@@ -112,6 +112,9 @@ func (s *Scheduler) step(now time.Duration) {
 	for len(s.done) > 0 {
 		s.finish(<-s.done, now)
 	}
+	if s.ring != nil {
+		s.ring.reap(func(c completion) { s.finish(c, now) })
+	}
 	letters, closed := s.post.take()
 	for _, l := range letters {
 		s.obey(l, now)

@@ -73,8 +73,8 @@ type cqe struct {
 }
 
 // ring is an io_uring. Requests are pushed and submitted by Scheduler.run, and
-// there are never more of them than entries. Their ends come through an eventfd
-// that the Go runtime polls with its sockets, so that no thread waits.
+// there are never more of them than entries. That some have ended comes through
+// an eventfd that the Go runtime polls with its sockets, so that no thread waits.
 type ring struct {
 	fd       int
 	events   *os.File
@@ -99,8 +99,8 @@ type ring struct {
 	used  int32   // places used so far
 	room  int32   // places in all
 
-	done   chan<- completion
-	reaped chan struct{}
+	wake chan<- struct{}
+	deaf chan struct{} // closed by listen
 }
 
 const (
@@ -109,18 +109,18 @@ const (
 )
 
 // openRing sets up a ring for so many reads of so many blocks each.
-func openRing(memory []byte, reads, run int, done chan<- completion) (*ring, error) {
+func openRing(memory []byte, reads, run int, wake chan<- struct{}) (*ring, error) {
 	var p ringParams
 	p.flags = setupClamp
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(reads), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	r := &ring{fd: int(fd), memory: memory, done: done, reaped: make(chan struct{})}
+	r := &ring{fd: int(fd), memory: memory, wake: wake, deaf: make(chan struct{})}
 	if err := r.init(&p, reads, run); err != nil {
 		return nil, errors.Join(err, r.unmap())
 	}
-	go r.reap()
+	go r.listen()
 	return r, nil
 }
 
@@ -301,23 +301,30 @@ func (r *ring) submit() {
 	}
 }
 
-// reap passes completions on until the eventfd is closed.
-func (r *ring) reap() {
-	defer close(r.reaped)
+// reap calls fn for the reads that have ended. It is called by Scheduler.run.
+func (r *ring) reap(fn func(completion)) {
+	for head := *r.cqHead; head != atomic.LoadUint32(r.cqTail); head++ {
+		e := &r.cqes[head&r.cqMask]
+		c := completion{slot: int32(e.user), n: int(e.res)}
+		if e.res < 0 {
+			c.n, c.err = 0, unix.Errno(-e.res)
+		}
+		atomic.StoreUint32(r.cqHead, head+1)
+		fn(c)
+	}
+}
+
+// listen wakes Scheduler.run when reads have ended, until the eventfd is closed.
+func (r *ring) listen() {
+	defer close(r.deaf)
 	var count [8]byte
 	for {
-		head := *r.cqHead
-		for ; head != atomic.LoadUint32(r.cqTail); head++ {
-			e := &r.cqes[head&r.cqMask]
-			c := completion{slot: int32(e.user), n: int(e.res)}
-			if e.res < 0 {
-				c.n, c.err = 0, unix.Errno(-e.res)
-			}
-			atomic.StoreUint32(r.cqHead, head+1)
-			r.done <- c // never full: it holds as many as there are reads
-		}
 		if _, err := r.events.Read(count[:]); err != nil {
 			return
+		}
+		select {
+		case r.wake <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -334,7 +341,7 @@ func (r *ring) cancel() {
 // close ends the ring; nothing may be under way.
 func (r *ring) close() error {
 	err := r.events.Close()
-	<-r.reaped
+	<-r.deaf
 	r.events = nil
 	return errors.Join(err, r.unmap())
 }

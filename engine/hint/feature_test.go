@@ -230,6 +230,32 @@ func TestSeek(t *testing.T) {
 	}
 }
 
+// A seek to the very time of a sample finds that sample, whatever its time is
+// in nanoseconds.
+func TestSeekToSample(t *testing.T) {
+	for _, c := range []struct{ scale, delta int }{{90000, 3003}, {30000, 1001}, {24000, 1001}, {44100, 1024}, {600, 20}, {12800, 512}, {1, 1}, {90000, 1}, {4_000_000_000, 7}} {
+		h := hints()
+		for i := range 300 {
+			h.samples = append(h.samples, one(i))
+		}
+		h.scale, h.stts = c.scale, [][2]int{{300, c.delta}}
+		m := readMovie(t, tm{tracks: []tt{media("x"), h}}.build())
+		r, err := m.Reader(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		limit := 300
+		if c.delta*1_000_000_000/c.scale == 0 {
+			limit = 0 // several samples in a nanosecond
+		}
+		for i, p := range scanAll(t, m, Config{AsHinted: true}, 0)[:limit] {
+			if r.Seek(p.Due); r.streams[0].start != i {
+				t.Fatalf("%d/%d s: a seek to %v finds sample %d, not %d", c.delta, c.scale, p.Due, r.streams[0].start, i)
+			}
+		}
+	}
+}
+
 func TestNoHints(t *testing.T) {
 	m := readMovie(t, tm{tracks: []tt{media("x")}}.build())
 	_, err := m.Reader(Config{})

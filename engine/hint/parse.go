@@ -443,13 +443,18 @@ func (p *parser) rtpEntry(t *Track, e box) error {
 	})
 }
 
-// ticks converts n units of 1/scale seconds, without overflow.
+// ticks converts n units of 1/scale seconds, without overflow. It rounds up, so
+// that the way back, which rounds down as Darwin does, leads to the same unit:
+// a seek to the time of a sample must not find the one before.
 func ticks(n, scale int64) time.Duration {
-	s := n / scale
+	s, rest := n/scale, n%scale*1e9
 	if s >= 1<<33 {
 		return 1<<63 - 1
 	}
-	return time.Duration(s*1e9 + n%scale*1e9/scale)
+	if rest > 0 {
+		rest += scale - 1
+	}
+	return time.Duration(s*1e9 + rest/scale)
 }
 
 // rescale converts n units of 1/from seconds into units of 1/to; from and to

@@ -27,6 +27,7 @@ type GortsplibOptions struct {
 	NoUDP       bool   // interleaved TCP only
 	Multicast   bool   // offer multicast too
 	IdleTimeout time.Duration
+	WriteQueue  int // packets that may wait for each reader, a power of two; 256
 }
 
 // Gortsplib is a running server of gortsplib, in this process. Any path may be
@@ -41,6 +42,8 @@ type Gortsplib struct {
 	changed chan struct{} // closed and replaced at each change of paths and counts
 	opened  int
 	closed  int
+
+	tornDown int // of the closed ones, by TEARDOWN
 }
 
 type gortsplibPath struct {
@@ -69,6 +72,8 @@ func StartGortsplib(tb testing.TB, o GortsplibOptions) *Gortsplib {
 		Handler:     &gortsplibHandler{g},
 		RTSPAddress: g.Addr,
 		IdleTimeout: o.IdleTimeout,
+
+		WriteQueueSize: o.WriteQueue,
 		// Bound here already, so that no other program can take the port between.
 		Listen: func(string, string) (net.Listener, error) { return listener, nil },
 	}
@@ -161,6 +166,13 @@ func (g *Gortsplib) AwaitSessions(tb testing.TB, n int) {
 	g.await(tb, fmt.Sprintf("%d sessions", n), func() bool { return g.opened-g.closed == n })
 }
 
+// TornDown is how many sessions were ended by a TEARDOWN so far.
+func (g *Gortsplib) TornDown() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.tornDown
+}
+
 // await returns once met, called with g.mu held, says so.
 func (g *Gortsplib) await(tb testing.TB, what string, met func() bool) {
 	tb.Helper()
@@ -236,6 +248,9 @@ func (h *gortsplibHandler) OnSessionClose(ctx *gortsplib.ServerHandlerOnSessionC
 	h.g.mu.Lock()
 	defer h.g.mu.Unlock()
 	h.g.closed++
+	if errors.As(ctx.Error, &liberrors.ErrServerSessionTornDown{}) {
+		h.g.tornDown++
+	}
 	for path, p := range h.g.paths {
 		if p.publisher == ctx.Session {
 			p.stream.Close()

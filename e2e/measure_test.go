@@ -1,0 +1,258 @@
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bluenviron/gortsplib/v5/pkg/description"
+	"github.com/bluenviron/gortsplib/v5/pkg/format"
+	"github.com/pion/rtp"
+
+	"rtspshim/internal/testbed"
+)
+
+// publishPackets offers a stream of packets of 1,400 octets at the path and
+// writes rate of them a second until stop is called.
+func publishPackets(tb testing.TB, lib *testbed.Gortsplib, path string, rate int) (stop func()) {
+	tb.Helper()
+	media := &description.Media{Type: description.MediaTypeVideo, Formats: []format.Format{&format.Generic{
+		PayloadTyp: 96, RTPMa: "private/90000", ClockRat: 90000,
+	}}}
+	stream := lib.Publish(tb, path, &description.Session{Medias: []*description.Media{media}})
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		began, sent := time.Now(), 0
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		payload := make([]byte, 1400)
+		for {
+			select {
+			case <-end:
+				return
+			case now := <-tick.C:
+				for ; sent < int(now.Sub(began).Seconds()*float64(rate)); sent++ {
+					packet := &rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 96, SSRC: 7,
+						SequenceNumber: uint16(sent), Timestamp: uint32(sent * 90000 / rate)}, Payload: payload}
+					if err := stream.WritePacketRTP(media, packet); err != nil {
+						return
+					}
+				}
+			}
+		}
+	}()
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			close(end)
+			<-done
+			stream.Close()
+		})
+	}
+}
+
+// TestSetUpLatency measures what the shim adds until a stream plays: connection,
+// OPTIONS, DESCRIBE, SETUP over UDP and PLAY.
+func TestSetUpLatency(t *testing.T) {
+	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
+	defer publishPackets(t, lib, "/live", 100)()
+	shim := testbed.StartShim(t, lib.Upstream)
+	rtp, rtcp := testbed.UDPPair(t, "127.0.0.1")
+	defer rtp.Close()  //nolint:errcheck // only holds the port
+	defer rtcp.Close() //nolint:errcheck // only holds the port
+	port := rtp.LocalAddr().(*net.UDPAddr).Port
+	once := func(addr string) time.Duration {
+		url := "rtsp://" + addr + "/live"
+		began := time.Now()
+		c := dialRaw(t, addr)
+		defer c.Close() //nolint:errcheck // its end is not measured
+		session := ""
+		for i, request := range []string{"OPTIONS " + url, "DESCRIBE " + url, "SETUP " + url + "/trackID=0", "PLAY " + url + "/"} {
+			more := ""
+			if i == 2 {
+				more = fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d\r\n", port, port+1)
+			} else if i == 3 {
+				more = "Session: " + session + "\r\n"
+			}
+			c.send(fmt.Sprintf("%s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", request, i, more))
+			answer := c.next(5 * time.Second)
+			if !strings.HasPrefix(answer, "RTSP/1.0 200") {
+				t.Fatalf("%s: %q", request, answer)
+			}
+			session = sessionOf(answer)
+		}
+		took := time.Since(began)
+		c.send(fmt.Sprintf("TEARDOWN %s/ RTSP/1.0\r\nCSeq: 5\r\nSession: %s\r\n\r\n", url, session))
+		c.next(5 * time.Second)
+		return took
+	}
+	var direct, shimmed []time.Duration
+	for i := range 320 {
+		d, s := once(lib.Addr), once(shim.Addr)
+		if i >= 20 { // warm
+			direct, shimmed = append(direct, d), append(shimmed, s)
+		}
+	}
+	slices.Sort(direct)
+	slices.Sort(shimmed)
+	at := func(d []time.Duration, percent int) time.Duration { return d[len(d)*percent/100] }
+	t.Logf("connection to PLAY, five round trips: directly p50 %v p90 %v; through the shim p50 %v p90 %v; added at the median %v",
+		at(direct, 50), at(direct, 90), at(shimmed, 50), at(shimmed, 90), at(shimmed, 50)-at(direct, 50))
+	if added := at(shimmed, 50) - at(direct, 50); added > 2*time.Millisecond {
+		t.Errorf("the shim adds %v at the median", added)
+	}
+}
+
+// viewers counts the packets of many UDP sessions, cheaply: of each it takes the
+// header alone.
+type viewers struct {
+	fds      []int
+	ports    map[int]bool
+	last     []int32 // sequence number, -1 before the first
+	received uint64
+	lost     uint64
+}
+
+func (v *viewers) open(tb testing.TB) int {
+	tb.Helper()
+	a, b := testbed.UDPPair(tb, "127.0.0.1")
+	port := a.LocalAddr().(*net.UDPAddr).Port
+	file, err := a.File()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _, _ = file.Close(), b.Close() })
+	// Nothing may be lost here because the test itself had no processor.
+	if err := syscall.SetsockoptInt(int(file.Fd()), syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, 2<<20); err != nil {
+		_ = a.SetReadBuffer(2 << 20) // as much as the kernel grants
+	}
+	_ = a.Close() // the file goes on; b, the RTCP port, stays taken
+	v.ports[port] = true
+	v.fds, v.last = append(v.fds, int(file.Fd())), append(v.last, -1)
+	return port
+}
+
+// read takes what has come on all sockets.
+func (v *viewers) read() {
+	var head [12]byte
+	for i, fd := range v.fds {
+		for {
+			n, _, err := syscall.Recvfrom(fd, head[:], syscall.MSG_DONTWAIT|syscall.MSG_TRUNC)
+			if err != nil {
+				break
+			}
+			if n < 12 {
+				continue
+			}
+			seq := binary.BigEndian.Uint16(head[2:])
+			if v.last[i] >= 0 {
+				v.lost += uint64(seq - uint16(v.last[i]) - 1)
+			}
+			v.last[i] = int32(seq)
+			v.received++
+		}
+	}
+}
+
+func (v *viewers) watch(length time.Duration) {
+	ended := time.After(length)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+			v.read()
+		}
+	}
+}
+
+// cpu is the processor time a process has used so far.
+func cpu(tb testing.TB, pid int) time.Duration {
+	tb.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// socketDrops tells where the kernel has dropped datagrams for want of room.
+func socketDrops(tb testing.TB, viewers map[int]bool) string {
+	tb.Helper()
+	b, err := os.ReadFile("/proc/net/udp")
+	if err != nil {
+		return err.Error()
+	}
+	atViewers, elsewhere := 0, 0
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		drops, err := strconv.Atoi(f[len(f)-1])
+		if err != nil {
+			continue
+		}
+		_, hex, _ := strings.Cut(f[1], ":")
+		port, _ := strconv.ParseInt(hex, 16, 32)
+		if viewers[int(port)] {
+			atViewers += drops
+		} else {
+			elsewhere += drops
+		}
+	}
+	return fmt.Sprintf("%d at the viewers, %d elsewhere", atViewers, elsewhere)
+}
+
+// TestManyRelays: 500 sessions of 2 Mbit/s, relayed without loss.
+func TestManyRelays(t *testing.T) {
+	const sessions, rate = 500, 2_000_000 / 8 / 1412
+	const length = 8 * time.Second
+	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{WriteQueue: 4096})
+	stop := publishPackets(t, lib, "/live", rate)
+	defer stop()
+	shim := testbed.StartShim(t, lib.Upstream)
+	v := viewers{ports: map[int]bool{}}
+	url := "rtsp://" + shim.Addr + "/live"
+	for range sessions {
+		port := v.open(t)
+		c := dialRaw(t, shim.Addr)
+		c.send(fmt.Sprintf("SETUP %s/trackID=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP;unicast;client_port=%d-%d\r\n\r\n", url, port, port+1))
+		play(t, c, url, sessionOf(c.next(5*time.Second)))
+	}
+	v.watch(2 * time.Second) // the upstream makes up for what it had no time for
+	v.lost, v.received = 0, 0
+	before, own, began := cpu(t, shim.Pid()), cpu(t, os.Getpid()), time.Now()
+	v.watch(length)
+	took := time.Since(began).Seconds()
+	spent, ours := cpu(t, shim.Pid())-before, cpu(t, os.Getpid())-own
+	received, lost := v.received, v.lost
+	mbit := float64(received) * 1412 * 8 / took / 1e6
+	t.Logf("%d sessions, %.0f Mbit/s for %.1f s: %d packets received, %d lost; shim %.2f CPU-s/s, %.2f CPU-s/GiB; upstream and viewers %.2f CPU-s/s",
+		sessions, mbit, took, received, lost, spent.Seconds()/took, spent.Seconds()/(float64(received)*1412/(1<<30)), ours.Seconds()/took)
+	if expected := uint64(float64(sessions*rate) * took); received < expected*9/10 {
+		t.Errorf("received %d packets, %d were due", received, expected)
+	}
+	t.Logf("dropped by sockets: %s", socketDrops(t, v.ports))
+	if lost > received/10_000 {
+		t.Errorf("%d of %d packets lost", lost, received)
+	}
+	stop()
+	log := shim.Stop(t)
+	if n := strings.Count(log, "session ended"); n < 100 { // as much as is kept
+		t.Errorf("%d sessions ended", n)
+	}
+}
