@@ -123,7 +123,7 @@ type Stream struct {
 	told      bool          // Done was called, or never will be
 	underruns uint64
 	late      Lateness
-	primed    chan struct{} // closed when the first interval is in memory
+	primed    chan struct{} // closed when the first interval is in memory, or never will be
 	stopped   chan struct{} // closed when the last packet has left
 }
 
@@ -142,7 +142,8 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 	if spec.File == nil || len(spec.Tracks) == 0 {
 		return nil, errors.New("no movie, or no tracks")
 	}
-	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, primed: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true,
+		primed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.spec.End <= 0 {
 		s.spec.End = 1<<63 - 1
 	}
@@ -202,12 +203,21 @@ func (s *Stream) Start(after []*Place) error {
 // Primed waits until the first packets are in memory, so that Start sends at
 // once.
 func (s *Stream) Primed(ctx context.Context) error {
+	var err error
 	select {
 	case <-s.primed:
-		return nil
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.source.ready > 0 {
+			return nil
+		}
+		err = s.source.broken
+	case <-s.stopped:
+		err = ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("engine: read the movie: %w", ctx.Err())
+		err = ctx.Err()
 	}
+	return fmt.Errorf("engine: read the movie: %w", err)
 }
 
 // Halt ends the Stream. The samples begun are sent to their end, at once but
