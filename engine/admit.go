@@ -20,6 +20,9 @@ func (e *Engine) admit(s *Stream) error {
 		return err
 	}
 	f, err := d.OpenFile(s.spec.File.Name)
+	if errors.Is(err, disk.ErrClosed) {
+		return ErrClosed
+	}
 	if err != nil {
 		return err
 	}

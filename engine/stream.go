@@ -72,7 +72,7 @@ type TrackState struct {
 	NextTime     uint32
 	Ended        bool // there is none
 
-	behind bool // Last is one
+	asked, behind bool // what comes next is not in memory: to be looked up behind Last
 }
 
 // StreamStats tells what Streams have done.
@@ -118,7 +118,8 @@ type Stream struct {
 	ahead     time.Duration // of their time packets leave, now
 	dry       bool          // waits for data
 	halting   bool          // only what is begun is sent
-	over      bool          // nothing is sent any more
+	over      bool          // nothing more is handed on
+	gone      bool          // nor under way
 	told      bool          // Done was called, or never will be
 	underruns uint64
 	late      Lateness
@@ -217,8 +218,7 @@ func (s *Stream) Halt() []TrackState {
 	s.mu.Lock()
 	if !s.started && !s.over {
 		s.over, s.told = true, true
-		close(s.stopped)
-		s.e.feeder.post(s)
+		s.leave()
 	}
 	if !s.over {
 		s.halting = true
@@ -255,8 +255,8 @@ func (s *Stream) State() []TrackState {
 	}
 	s.mu.Unlock()
 	for i := range all {
-		if t := &all[i]; !t.Ended && t.Next == (Place{}) && t.NextSeq == 0 {
-			s.resolve(&s.lines[i], t)
+		if all[i].asked {
+			s.resolve(i, &all[i])
 		}
 	}
 	return all
@@ -335,6 +335,13 @@ func (e *Engine) closeStreams(all []*Stream) {
 	e.writers.Wait()
 	e.feeder.halt()
 	e.ends.Wait()
+}
+
+// leave is called, under mu, when a Stream that is over needs its data no more.
+func (s *Stream) leave() {
+	s.gone = true
+	close(s.stopped)
+	s.e.feeder.post(s)
 }
 
 // finish is called, under mu, when the last packet was handed on, and by nobody
