@@ -74,7 +74,7 @@ type Run struct {
 	Costs      []float64 `json:"cpu_s_per_gib_by_round,omitempty"`
 	TimesLimit float64   `json:"times_limit,omitempty"`
 	Resident   uint64    `json:"resident_bytes,omitempty"`
-	PerSession float64   `json:"kib_per_session,omitempty"` // resident, over what it was before the first one
+	PerSession float64   `json:"kib_per_session,omitempty"` // more than at the first load; there: than with none
 
 	SelfCPU    float64  `json:"self_cpu_s"`
 	ReaderCPU  float64  `json:"reader_cpu_s"`
@@ -135,8 +135,8 @@ func (t *tally) result() Run {
 		r.Cost = r.CPU / (float64(r.Bytes) / (1 << 30))
 	}
 	r.Costs = t.costs
-	if r.Resident > t.idle && r.Sessions > 0 {
-		r.PerSession = float64(r.Resident-t.idle) / 1024 / float64(r.Sessions)
+	if r.Resident > t.base.resident && r.Sessions > t.base.sessions {
+		r.PerSession = float64(r.Resident-t.base.resident) / 1024 / float64(r.Sessions-t.base.sessions)
 	}
 	return r
 }

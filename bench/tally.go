@@ -17,12 +17,19 @@ const (
 	maxErrors = 20 // kinds of failure told apart
 )
 
+// foundation is a server's memory to compare with: before the first session, then at
+// the first load, which has brought in all that there is but once.
+type foundation struct {
+	resident uint64
+	sessions int
+}
+
 // tally sums up the rounds of one server at one load.
 type tally struct {
 	server Server
 	load   int
 	tcp    bool
-	idle   uint64 // memory before the first session
+	base   foundation
 
 	sessions, failed int
 	errors           map[string]int
