@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -258,7 +259,7 @@ func TestInterrupted(t *testing.T) {
 	cfg := quick(s.URL("/aac.mp4"), 4)
 	cfg.Duration = time.Minute
 	cfg.Progress = func(string) { cancel() }
-	if _, err := Measure(ctx, cfg); err != context.Canceled && !strings.Contains(fmt.Sprint(err), "canceled") {
+	if _, err := Measure(ctx, cfg); !errors.Is(err, context.Canceled) && !strings.Contains(fmt.Sprint(err), "canceled") {
 		t.Errorf("error %v", err)
 	}
 	if left := s.Sessions(); len(left) != 0 {

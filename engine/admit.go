@@ -26,7 +26,7 @@ func (e *Engine) admit(s *Stream) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Identity() != disk.IdentityOf(s.spec.File.Info()) {
 		return fmt.Errorf("%s: %w", s.spec.File.Name, disk.ErrChanged)
 	}

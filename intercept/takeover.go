@@ -176,7 +176,9 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
 		return file, err
 	}
-	i.proved.add(key)
+	if err := i.proved.add(key); err != nil {
+		i.log.Warn("proved movies not written", "err", err)
+	}
 	return nil, nil
 }
 

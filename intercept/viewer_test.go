@@ -86,7 +86,6 @@ type seenPacket struct {
 	bits   uint16
 	sum    [sha256.Size]byte
 	at     time.Time
-	report bool
 }
 
 // viewer is a client that shows everything that it gets: nothing is put in

@@ -55,6 +55,7 @@ func (e *ReadError) Unwrap() error { return e.Err }
 // Mode says whether an optional feature of the system is used.
 type Mode uint8
 
+// The settings of a Mode.
 const (
 	Auto Mode = iota // where the system has it
 	On               // Open or OpenFile fails where the system has it not
