@@ -80,12 +80,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 // seenPacket is an RTP packet as it came, in the order in which it came.
 type seenPacket struct {
-	seq    uint16
-	time   uint32
-	ssrc   uint32
-	bits   uint16
-	sum    [sha256.Size]byte
-	at     time.Time
+	seq  uint16
+	time uint32
+	ssrc uint32
+	bits uint16
+	sum  [sha256.Size]byte
+	at   time.Time
 }
 
 // viewer is a client that shows everything that it gets: nothing is put in
