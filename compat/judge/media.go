@@ -227,7 +227,11 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
 		}
 		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
 	} else {
-		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
+		x := Difference{Where: where, What: "seq step from what was heard before", Class: Media, A: show(seqA, ""), B: show(seqB, ""), Size: math.Abs(seqA - seqB)}
+		if seqB == 1 {
+			x.Rule = &Whole
+		}
+		d.add(x)
 	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
 		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Loose: 0.250,
