@@ -159,6 +159,9 @@ func (r *Run) warnings() []string {
 	if r.Stolen > .02*r.Seconds {
 		say("the hypervisor took %.2f s of CPU time away", r.Stolen)
 	}
+	if others := (r.MachineCPU - r.CPU - r.SelfCPU) / r.Seconds; r.CPU > 0 && others > .2 {
+		say("the machine was not ours alone: others used %.2f CPU-s/s", others)
+	}
 	if r.Silent > 0 {
 		say("%d sessions got nothing", r.Silent)
 	}
@@ -275,8 +278,33 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 		at = n
 	}
-	_, err := fmt.Fprintln(w, "\n* p50 / p99 / p99.9 / max")
-	return err
+	fmt.Fprintln(w, "\n* p50 / p99 / p99.9 / max")
+	for _, name := range r.names {
+		if n := r.Capacity(name); len(r.Runs) > len(r.names) {
+			fmt.Fprintf(w, "%s: %d sessions, of these loads, without loss and with 999 of 1000 frames at most %v late\n", name, n, maxLate)
+		}
+	}
+	return nil
+}
+
+// maxLate is how late a frame may be for viewers not to see it.
+const maxLate = 20 * time.Millisecond
+
+// Capacity is the highest load at which a server played all sessions without
+// losing a packet or being late, and at every lower one too; 0 if at none.
+func (r *Report) Capacity(server string) int {
+	best := 0
+	for i := range r.Runs {
+		run := &r.Runs[i]
+		if run.Server != server || run.Load < best {
+			continue
+		}
+		if run.Lost > run.Dropped || run.Sessions < run.Load || run.Silent+run.Broken > 0 || run.Late.P999 > maxLate.Seconds()*1e3 {
+			break
+		}
+		best = run.Load
+	}
+	return best
 }
 
 func (r *Report) writeLoad(w io.Writer, runs []Run) error {
