@@ -38,7 +38,7 @@ func upstream(t *testing.T, change func(*demo.Config)) *demo.Server {
 // TestMain lets many tests wait at once: they sit out real time.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	_ = flag.Set("test.parallel", "12")
+	_ = flag.Set("test.parallel", "8")
 	os.Exit(m.Run())
 }
 

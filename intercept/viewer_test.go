@@ -26,7 +26,7 @@ import (
 func shim(t *testing.T, upstream string, ecfg engine.Config, cfg Config) (addr string, i *Interceptor) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	ecfg.Logger, ecfg.Gather = log, engine.DefaultGather
+	ecfg.Logger, ecfg.Gather, ecfg.Memory = log, engine.DefaultGather, 16<<20
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		t.Fatal(err)
