@@ -264,6 +264,36 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	return stream, err
 }
 
+// roomFor says whether the engine has room for a movie that was proved before;
+// of others it cannot say.
+func (i *Interceptor) roomFor(s *session, url string) bool {
+	name := i.cfg.Movies.find(url)
+	if name == "" || s.relayOnly != "" || !s.onePath() {
+		return true
+	}
+	file, err := i.cfg.Engine.OpenMovie(name)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = file.Close() }()
+	hints := file.HintTracks()
+	if !i.proved.has(i.proved.key(file, s.sdp)) || len(hints) < len(s.medias) {
+		return true
+	}
+	spec := engine.StreamSpec{File: file, Base: time.Now()}
+	for n, m := range s.medias {
+		if m.path == "tcp" {
+			spec.TCP = m.tap.conn
+		}
+		spec.Tracks = append(spec.Tracks, engine.StreamTrack{Mapping: engine.Mapping{Track: hints[n].ID}, Relay: m.relay})
+	}
+	stream, err := i.cfg.Engine.OpenStream(spec)
+	if err == nil {
+		stream.Halt()
+	}
+	return !errors.Is(err, engine.ErrAdmission)
+}
+
 // report is the style in which the engine goes on reporting.
 func (i *Interceptor) report(m *media) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
@@ -346,8 +376,11 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		return
 	}
 	defer s.leave()
-	if s.stream != stream || s.stage != playing {
-		return
+	s.mu.Lock()
+	over := s.over
+	s.mu.Unlock()
+	if over || s.stream != stream || s.stage != playing || errors.Is(err, engine.ErrWrite) {
+		return // the session has ended, or does with its connection
 	}
 	s.halt()
 	if err == nil {
@@ -356,6 +389,9 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		s.become(finished, nil, "end of the movie")
 		if err = i.resync(s, s.lastDue()); err != nil {
 			i.log.Info("upstream at the end of the movie", "session", s.short(), "err", err)
+			if tap := s.medias[0].tap; tap.conn.Alone() { // nobody is left to say what comes after
+				tap.conn.Close()
+			}
 		}
 		return
 	}
