@@ -112,10 +112,10 @@ var Clients = []Client{
 // upstream, and nothing if it can.
 func (c Client) Tunnels(up Upstream) string {
 	switch {
+	case up.Name == "gortsplib" || up.Name == "mediamtx":
+		return "gortsplib's server 5.6 loses a tunnel now and then on a busy machine (it closes the GET unanswered)"
 	case c.Name == "gortsplib" && up.Name == "gst":
 		return "gst-rtsp-server 1.22 never answers the tunnel of gortsplib's client"
-	case c.Name == "gortsplib" && (up.Name == "gortsplib" || up.Name == "mediamtx"):
-		return "gortsplib 5.6 at both ends loses a tunnel now and then on a busy machine (EOF in answer to DESCRIBE)"
 	case c.Name == "gortsplib" && up.Name == "dss":
 		return "Darwin takes the tunnel of gortsplib's client, which speaks HTTP/1.1, for RTSP"
 	}
