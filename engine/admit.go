@@ -20,10 +20,13 @@ func (e *Engine) admit(s *Stream) error {
 		return err
 	}
 	f, err := d.OpenFile(s.spec.File.Name)
+	if errors.Is(err, disk.ErrClosed) {
+		return ErrClosed
+	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Identity() != disk.IdentityOf(s.spec.File.Info()) {
 		return fmt.Errorf("%s: %w", s.spec.File.Name, disk.ErrChanged)
 	}

@@ -151,7 +151,9 @@ func (s *Stream) snapshot(all []TrackState) []TrackState {
 	for i := range s.lines {
 		s.fetch(i)
 		l := &s.lines[i]
-		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended, behind: l.behind}
+		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended}
+		t.asked = !l.known && !l.ended
+		t.behind = t.asked && l.behind
 		if l.known {
 			t.Next, t.NextSeq, t.NextTime = placeOf(&l.packet), l.packet.Seq+l.Seq, l.packet.Time+l.Time
 		}
@@ -161,17 +163,19 @@ func (s *Stream) snapshot(all []TrackState) []TrackState {
 }
 
 // resolve finds out what comes next where the data in memory do not tell.
-func (s *Stream) resolve(l *line, t *TrackState) {
+func (s *Stream) resolve(i int, t *TrackState) {
+	m := s.spec.Tracks[i].Mapping
 	var last *Place
-	if t.behind { // not l.behind: it may have sent since
+	if t.behind {
 		last = &t.Last
 	}
-	first, err := behind(s.spec.File, l.Mapping.Track, s.spec.AsHinted, s.spec.From, last)
+	t.asked, t.behind = false, false
+	first, err := behind(s.spec.File, m.Track, s.spec.AsHinted, s.spec.From, last)
 	if err != nil {
 		s.e.log.Warn("engine: state of a stream", "file", s.spec.File.Name, "err", err)
 	}
 	t.Ended = !first.OK || first.Due >= s.spec.End
 	if first.OK {
-		t.Next, t.NextSeq, t.NextTime = first.Place, first.Seq+l.Seq, first.Time+l.Mapping.Time
+		t.Next, t.NextSeq, t.NextTime = first.Place, first.Seq+m.Seq, first.Time+m.Time
 	}
 }

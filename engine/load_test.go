@@ -127,10 +127,8 @@ func TestCloseAwaitsEverything(t *testing.T) {
 			if now := openFiles(t); now != files {
 				t.Errorf("%d open files, %d before", now, files)
 			}
-			if now := runtime.NumGoroutine(); now > goroutines {
-				buf := make([]byte, 1<<16)
-				t.Errorf("%d goroutines, %d before:\n%s", now, goroutines, buf[:runtime.Stack(buf, true)])
-			}
+			// What Close waits for may still be on its last instructions.
+			settle(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 			settle(t, func() bool { return threads(t, "pump-") == 0 })
 		})
 	}

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -105,6 +106,7 @@ func open(t testing.TB, c engine.Config) *engine.Engine {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.Memory = cmp.Or(c.Memory, 16<<20)
 	e, err := engine.Open(c)
 	if err != nil {
 		t.Fatal(err)

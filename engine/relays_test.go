@@ -179,13 +179,13 @@ func TestRTCPOnTheRTPPort(t *testing.T) {
 	p, _ := r.ServerPorts()
 	to := netip.AddrPortFrom(v4, uint16(p))
 	up := netip.AddrPortFrom(v4, uint16(r.UpstreamPort()))
-	for _, packet := range [][]byte{rtp(1, 100), rtcp(201, 1), rtcp(200, 6)} {
+	for _, packet := range [][]byte{rtp(1, 100), rtcpPacket(201, 1), rtcpPacket(200, 6)} {
 		client.send(0, to, packet)
 		upstream.want(0, packet, up)
 		upstream.send(0, up, packet)
 		client.want(0, packet, to)
 	}
-	bye := append(rtcp(201, 1), rtcp(203, 1)...)
+	bye := append(rtcpPacket(201, 1), rtcpPacket(203, 1)...)
 	client.send(0, to, bye)
 	upstream.want(0, bye, up)
 	if s := r.Stats(); !s.FromClient.Bye || s.FromUpstream.Bye {
@@ -194,7 +194,7 @@ func TestRTCPOnTheRTPPort(t *testing.T) {
 }
 
 // rtcp makes one RTCP packet of that type and number of 32-bit words after the first.
-func rtcp(kind byte, words int) []byte {
+func rtcpPacket(kind byte, words int) []byte {
 	p := make([]byte, 4+4*words)
 	p[0], p[1] = 0x81, kind
 	binary.BigEndian.PutUint16(p[2:], uint16(words))
@@ -226,10 +226,10 @@ func TestPortsTowardsTheUpstream(t *testing.T) {
 
 	// RTCP leaves by the port the upstream's RTCP comes to.
 	for _, offset := range []int{1, 5, 1} {
-		upstream.send(1, at(offset), rtcp(200, 6))
-		client.want(1, rtcp(200, 6), netip.AddrPortFrom(v4, uint16(rtcpPort)))
-		client.send(1, netip.AddrPortFrom(v4, uint16(rtcpPort)), rtcp(201, 1))
-		upstream.want(1, rtcp(201, 1), at(offset))
+		upstream.send(1, at(offset), rtcpPacket(200, 6))
+		client.want(1, rtcpPacket(200, 6), netip.AddrPortFrom(v4, uint16(rtcpPort)))
+		client.send(1, netip.AddrPortFrom(v4, uint16(rtcpPort)), rtcpPacket(201, 1))
+		upstream.want(1, rtcpPacket(201, 1), at(offset))
 	}
 }
 
@@ -259,25 +259,25 @@ func TestObserveAndMute(t *testing.T) {
 	r.upstream.send(0, r.toClient[0], rtp(1, 500))
 	expect("client=false rtcp=false 500 bytes")
 	r.client.want(0, rtp(1, 500), r.toUpstream[0])
-	r.client.send(1, r.toUpstream[1], rtcp(201, 7))
+	r.client.send(1, r.toUpstream[1], rtcpPacket(201, 7))
 	expect("client=true rtcp=true 32 bytes")
-	r.upstream.want(1, rtcp(201, 7), r.toClient[1])
+	r.upstream.want(1, rtcpPacket(201, 7), r.toClient[1])
 
 	r.upstream.send(0, r.toClient[0], rtp(2, 777)) // mutes itself
 	expect("client=false rtcp=false 777 bytes")
 	r.upstream.send(0, r.toClient[0], rtp(3, 400))
 	expect("client=false rtcp=false 400 bytes")
-	r.upstream.send(1, r.toClient[1], rtcp(200, 6))
+	r.upstream.send(1, r.toClient[1], rtcpPacket(200, 6))
 	expect("client=false rtcp=true 28 bytes")
 	r.Sync()
 	r.client.nothing(1)
 	r.client.nothing(0)
-	r.upstream.send(1, r.toClient[1], rtcp(203, 1))
+	r.upstream.send(1, r.toClient[1], rtcpPacket(203, 1))
 	expect("client=false rtcp=true 8 bytes")
-	r.client.want(1, rtcp(203, 1), r.toUpstream[1])
-	r.client.send(1, r.toUpstream[1], rtcp(201, 7)) // reports of the client's still flow
+	r.client.want(1, rtcpPacket(203, 1), r.toUpstream[1])
+	r.client.send(1, r.toUpstream[1], rtcpPacket(201, 7)) // reports of the client's still flow
 	expect("client=true rtcp=true 32 bytes")
-	r.upstream.want(1, rtcp(201, 7), r.toClient[1])
+	r.upstream.want(1, rtcpPacket(201, 7), r.toClient[1])
 
 	r.Mute(false)
 	r.Observe(nil)
@@ -301,11 +301,11 @@ func TestStats(t *testing.T) {
 				r.upstream.send(0, r.toClient[0], rtp(i, 1000))
 				r.client.want(0, rtp(i, 1000), netip.AddrPort{})
 			}
-			bye := append(rtcp(200, 6), rtcp(203, 1)...)
+			bye := append(rtcpPacket(200, 6), rtcpPacket(203, 1)...)
 			r.upstream.send(1, r.toClient[1], bye)
 			r.client.want(1, bye, netip.AddrPort{})
-			r.client.send(1, r.toUpstream[1], rtcp(201, 1))
-			r.upstream.want(1, rtcp(201, 1), netip.AddrPort{})
+			r.client.send(1, r.toUpstream[1], rtcpPacket(201, 1))
+			r.upstream.want(1, rtcpPacket(201, 1), netip.AddrPort{})
 			settle(t, func() bool { return r.Stats().FromClient.Sent == 1 && r.Stats().FromUpstream.Sent == 11 })
 			s := r.Stats()
 			up, down := s.FromUpstream, s.FromClient
@@ -428,7 +428,7 @@ func TestUnreachableClient(t *testing.T) {
 		dead.upstream.send(0, dead.toClient[0], rtp(i, 900))
 		alive.upstream.send(0, alive.toClient[0], rtp(i, 900))
 	}
-	dead.client.send(1, dead.toUpstream[1], rtcp(201, 1))
+	dead.client.send(1, dead.toUpstream[1], rtcpPacket(201, 1))
 	for i := range 200 {
 		alive.client.want(0, rtp(i, 900), alive.toUpstream[0])
 	}

@@ -116,18 +116,19 @@ func (s *Stream) feed(now time.Duration) {
 		return
 	}
 	s.mu.Lock()
-	over, spent, ready, broken := s.over, s.source.spent, s.source.ready, s.source.broken
+	over, gone, spent, ready, broken := s.over, s.gone, s.source.spent, s.source.ready, s.source.broken
 	s.mu.Unlock()
-	if over {
+	if gone {
 		s.giveBack()
-		return
 	}
-	if broken != nil {
+	if over || broken != nil {
 		return
 	}
 	if err := s.readAhead(now, spent, ready); err != nil {
 		s.mu.Lock()
-		s.source.broken = err
+		if s.source.broken = err; s.source.ready == 0 {
+			close(s.primed)
+		}
 		s.mu.Unlock()
 		s.wake()
 	}
@@ -168,8 +169,8 @@ func (s *Stream) publish(now time.Duration, ready int) {
 		close(s.primed)
 	}
 	dry := s.dry
-	late := now - s.due(at.from)
-	if dry && ready > 1 && late > 0 && s.started {
+	late := now - s.base - at.from
+	if dry && late > 0 && s.started && s.base+at.from > s.startedAt {
 		s.underruns++
 	} else {
 		late = 0

@@ -72,7 +72,7 @@ type TrackState struct {
 	NextTime     uint32
 	Ended        bool // there is none
 
-	behind bool // Last is one
+	asked, behind bool // what comes next is not in memory: to be looked up behind Last
 }
 
 // StreamStats tells what Streams have done.
@@ -118,11 +118,12 @@ type Stream struct {
 	ahead     time.Duration // of their time packets leave, now
 	dry       bool          // waits for data
 	halting   bool          // only what is begun is sent
-	over      bool          // nothing is sent any more
+	over      bool          // nothing more is handed on
+	gone      bool          // nor under way
 	told      bool          // Done was called, or never will be
 	underruns uint64
 	late      Lateness
-	primed    chan struct{} // closed when the first interval is in memory
+	primed    chan struct{} // closed when the first interval is in memory, or never will be
 	stopped   chan struct{} // closed when the last packet has left
 }
 
@@ -141,7 +142,8 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 	if spec.File == nil || len(spec.Tracks) == 0 {
 		return nil, errors.New("no movie, or no tracks")
 	}
-	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, primed: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true,
+		primed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.spec.End <= 0 {
 		s.spec.End = 1<<63 - 1
 	}
@@ -201,12 +203,21 @@ func (s *Stream) Start(after []*Place) error {
 // Primed waits until the first packets are in memory, so that Start sends at
 // once.
 func (s *Stream) Primed(ctx context.Context) error {
+	var err error
 	select {
 	case <-s.primed:
-		return nil
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.source.ready > 0 {
+			return nil
+		}
+		err = s.source.broken
+	case <-s.stopped:
+		err = ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("engine: read the movie: %w", ctx.Err())
+		err = ctx.Err()
 	}
+	return fmt.Errorf("engine: read the movie: %w", err)
 }
 
 // Halt ends the Stream. The samples begun are sent to their end, at once but
@@ -217,8 +228,7 @@ func (s *Stream) Halt() []TrackState {
 	s.mu.Lock()
 	if !s.started && !s.over {
 		s.over, s.told = true, true
-		close(s.stopped)
-		s.e.feeder.post(s)
+		s.leave()
 	}
 	if !s.over {
 		s.halting = true
@@ -255,8 +265,8 @@ func (s *Stream) State() []TrackState {
 	}
 	s.mu.Unlock()
 	for i := range all {
-		if t := &all[i]; !t.Ended && t.Next == (Place{}) && t.NextSeq == 0 {
-			s.resolve(&s.lines[i], t)
+		if all[i].asked {
+			s.resolve(i, &all[i])
 		}
 	}
 	return all
@@ -335,6 +345,13 @@ func (e *Engine) closeStreams(all []*Stream) {
 	e.writers.Wait()
 	e.feeder.halt()
 	e.ends.Wait()
+}
+
+// leave is called, under mu, when a Stream that is over needs its data no more.
+func (s *Stream) leave() {
+	s.gone = true
+	close(s.stopped)
+	s.e.feeder.post(s)
 }
 
 // finish is called, under mu, when the last packet was handed on, and by nobody

@@ -3,14 +3,21 @@ package engine_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/pion/rtcp"
+
 	"rtspshim/engine"
+	"rtspshim/engine/disk"
 	"rtspshim/engine/hint"
 	"rtspshim/engine/wire"
 )
@@ -194,8 +201,13 @@ func (v *viewer) open(e *engine.Engine) *engine.Stream {
 func TestStreamSendsTheMovie(t *testing.T) {
 	for _, tcp := range []bool{false, true} {
 		for _, asHinted := range []bool{false, true} {
-			for _, c := range []engine.Config{{}, {GSO: wire.Off}, {Plain: true}, {Pumps: 2, Gather: time.Millisecond}} {
-				t.Run(fmt.Sprintf("tcp=%v,hinted=%v,gso=%v,plain=%v,gather=%v", tcp, asHinted, c.GSO, c.Plain, c.Gather), func(t *testing.T) {
+			for _, c := range []engine.Config{
+				{}, {GSO: wire.Off}, {Uring: disk.Off}, {Direct: disk.Off}, {GSO: wire.Off, Uring: disk.Off, Direct: disk.Off},
+				{Plain: true}, {Pumps: 2, Gather: time.Millisecond},
+			} {
+				name := fmt.Sprintf("tcp=%v,hinted=%v,gso=%v,plain=%v,uring=%v,direct=%v,gather=%v",
+					tcp, asHinted, c.GSO, c.Plain, c.Uring, c.Direct, c.Gather)
+				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					e := open(t, c)
 					f := movie(t, e, "h264-bframes-aac.mp4")
@@ -206,7 +218,7 @@ func TestStreamSendsTheMovie(t *testing.T) {
 					}
 					v.spec.AsHinted = asHinted
 					v.spec.From = f.Duration - 1200*time.Millisecond
-					v.spec.Base = time.Now().Add(-v.spec.From)
+					v.spec.Base = time.Now().Add(-v.spec.From - 800*time.Millisecond) // late: it catches up
 					s := v.open(e)
 					if err := s.Start(nil); err != nil {
 						t.Fatal(err)
@@ -228,9 +240,447 @@ func TestStreamSendsTheMovie(t *testing.T) {
 							t.Errorf("track %d: no report", i)
 						}
 					}
-					t.Logf("%+v", s.Stats())
 				})
 			}
 		}
 	}
+}
+
+// TestHaltAndGoOn stops a Stream at any moment and goes on with another, again
+// and again. The client sees the movie, as if nothing had been.
+func TestHaltAndGoOn(t *testing.T) {
+	for _, tcp := range []bool{false, true} {
+		for _, asHinted := range []bool{false, true} {
+			for _, name := range []string{"h264-bframes-aac.mp4", "mpeg4-aac.mp4", "h264-aac.mov"} {
+				t.Run(fmt.Sprintf("tcp=%v,hinted=%v,%s", tcp, asHinted, name), func(t *testing.T) {
+					t.Parallel()
+					e := open(t, engine.Config{CycleTime: 200 * time.Millisecond, BurstLimit: 3})
+					f := movie(t, e, name)
+					v := newViewer(t, f)
+					v.spec.AsHinted = asHinted
+					if v.overTCP(); !tcp {
+						v.spec.TCP = nil
+						v.overUDP(e)
+					}
+					haltAndGoOn(t, e, v)
+				})
+			}
+		}
+	}
+}
+
+func haltAndGoOn(t *testing.T, e *engine.Engine, v *viewer) {
+	random := rand.New(rand.NewPCG(7, 11))
+	n := len(v.spec.Tracks)
+	after, sent := make([]*engine.Place, n), make([]int, n)
+	var wants [][]wanted
+	for _, track := range v.spec.Tracks {
+		wants = append(wants, scanned(t, v.spec.File, track.Mapping, v.spec.AsHinted, 0))
+	}
+	for part := 0; ; part++ {
+		// Far behind its time, a Stream goes as fast as the burst limit lets it.
+		v.spec.Base = time.Now().Add(-v.spec.From - time.Duration(random.IntN(3000))*time.Millisecond)
+		s := v.open(e)
+		if err := s.Start(after); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-v.done:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Duration(random.IntN(300)) * time.Millisecond):
+		}
+		before, state := s.State(), s.Halt()
+		left := false
+		for i, st := range state {
+			sent[i] += int(st.Sent)
+			left = left || !st.Ended
+			if before[i].Sent > st.Sent {
+				t.Fatalf("part %d: %d packets sent after %d were", part, st.Sent, before[i].Sent)
+			}
+		}
+		v.await(sent)
+		for i := range state {
+			v.equal(i, wants[i][:sent[i]])
+			after[i] = checkState(t, fmt.Sprintf("part %d, track %d", part, i), &state[i], wants[i], sent[i])
+		}
+		if !left {
+			t.Logf("%d parts", part+1)
+			return
+		}
+		v.spec.From = s.Position()
+	}
+}
+
+// checkState compares what a Halt says with what was received, and returns the
+// last packet's place.
+func checkState(t *testing.T, name string, st *engine.TrackState, want []wanted, sent int) (last *engine.Place) {
+	t.Helper()
+	if st.Ended != (sent == len(want)) {
+		t.Fatalf("%s: %+v after %d of %d packets", name, st, sent, len(want))
+	}
+	if sent > 0 {
+		w := want[sent-1]
+		if last = &w.place; st.Last != w.place || st.LastSeq != binary.BigEndian.Uint16(w.bytes[2:]) {
+			t.Fatalf("%s: last %+v, want %+v", name, st, w.place)
+		}
+	}
+	if st.Ended {
+		return last
+	}
+	next := want[sent]
+	if st.Next != next.place || st.NextSeq != binary.BigEndian.Uint16(next.bytes[2:]) ||
+		st.NextTime != binary.BigEndian.Uint32(next.bytes[4:]) {
+		t.Fatalf("%s: next %+v, want %+v", name, st, next.place)
+	}
+	if st.Sent > 0 && next.place.Sample == last.Sample {
+		t.Fatalf("%s: halted within sample %d", name, next.place.Sample)
+	}
+	return last
+}
+
+func TestReports(t *testing.T) {
+	for _, tcp := range []bool{false, true} {
+		t.Run(fmt.Sprint("tcp=", tcp), func(t *testing.T) {
+			t.Parallel()
+			e := open(t, engine.Config{})
+			f := movie(t, e, "h264-aac.mp4")
+			v := newViewer(t, f)
+			if v.overTCP(); !tcp {
+				v.spec.TCP = nil
+				v.overUDP(e)
+			}
+			tail, err := rtcp.Marshal([]rtcp.Packet{rtcp.NewCNAMESourceDescription(0xcafe0000, "QTSS1146")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const clock = -3 * time.Hour
+			for i := range v.spec.Tracks {
+				v.spec.Tracks[i].Report = engine.Report{
+					Interval: 300 * time.Millisecond, Due: 400 * time.Millisecond, Clock: clock, Tail: tail, Packets: 1000, Octets: 1 << 20,
+				}
+			}
+			v.spec.From = 2 * time.Second
+			v.spec.End = 3500 * time.Millisecond
+			v.spec.Base = time.Now().Add(200*time.Millisecond - v.spec.From)
+			s := v.open(e)
+			if err := s.Start(nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-v.done; err != nil {
+				t.Fatal(err)
+			}
+			state := s.Halt()
+			var counts []int
+			for _, st := range state {
+				counts = append(counts, int(st.Sent))
+			}
+			v.await(counts)
+			for i, st := range state {
+				if !st.Ended || st.Next.Due < v.spec.End || st.Last.Due >= v.spec.End {
+					t.Errorf("track %d: ended with %+v", i, st)
+				}
+				v.reports(i, tail, clock)
+			}
+		})
+	}
+}
+
+// reports checks what another parser sees in a track's reports.
+func (v *viewer) reports(track int, tail []byte, clock time.Duration) {
+	v.t.Helper()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n := len(v.sr[track]); n < 3 || n > 6 {
+		v.t.Fatalf("track %d: %d reports in 1.5 s, the first after 0.2 s, then one every 0.3 s", track, n)
+	}
+	h, m := v.spec.File.HintTracks()[track], v.spec.Tracks[track].Mapping
+	last := uint32(0)
+	for _, raw := range v.sr[track] {
+		packets, err := rtcp.Unmarshal(raw)
+		if err != nil {
+			v.t.Fatalf("track %d: %v: %x", track, err, raw)
+		}
+		sr, ok := packets[0].(*rtcp.SenderReport)
+		if !ok || len(packets) != 2 || sr.SSRC != m.SSRC || !bytes.HasSuffix(raw, tail) {
+			v.t.Fatalf("track %d: %v", track, packets)
+		}
+		at := time.Unix(int64(sr.NTPTime>>32)-2208988800, int64(uint64(uint32(sr.NTPTime))*1e9>>32)).Add(-clock)
+		if d := at.Sub(v.at[track][0]); d < 0 || d > 3*time.Second {
+			v.t.Errorf("track %d: a report %v after the first packet", track, d)
+		}
+		want := uint32(int64(at.Sub(v.spec.Base).Seconds()*float64(h.RTPScale))) + m.Time
+		if d := int32(sr.RTPTime - want); d < -int32(h.RTPScale/100) || d > int32(h.RTPScale/100) {
+			v.t.Errorf("track %d: RTP time off by %d of %d a second", track, d, h.RTPScale)
+		}
+		if sr.PacketCount <= 1000 || sr.PacketCount <= last || sr.PacketCount > 1000+uint32(len(v.got[track])) {
+			v.t.Fatalf("track %d: %d packets counted", track, sr.PacketCount)
+		}
+		octets := uint32(1 << 20)
+		for _, p := range v.got[track][:sr.PacketCount-1000] {
+			octets += uint32(len(p) - 12)
+		}
+		if sr.OctetCount != octets {
+			v.t.Errorf("track %d: %d octets in %d packets, want %d", track, sr.OctetCount, sr.PacketCount, octets)
+		}
+		last = sr.PacketCount
+	}
+}
+
+// gate is a FrameWriter that can be closed.
+type gate struct {
+	*viewer
+	mu   sync.Mutex
+	held chan struct{} // told once a write waits
+}
+
+func (g *gate) WriteFrames(frames net.Buffers) error {
+	if !g.mu.TryLock() {
+		select {
+		case g.held <- struct{}{}:
+		default:
+		}
+		g.mu.Lock()
+	}
+	defer g.mu.Unlock()
+	return g.viewer.WriteFrames(frames)
+}
+
+func TestSlowReaderHarmsNobody(t *testing.T) {
+	e := open(t, engine.Config{Pumps: 1, CycleTime: 250 * time.Millisecond})
+	f := movie(t, e, "h264-aac.mp4")
+	slow, other, third := newViewer(t, f), newViewer(t, f), newViewer(t, f)
+	slow.overTCP()
+	other.overUDP(e)
+	third.overTCP()
+	g := &gate{viewer: slow, held: make(chan struct{}, 1)}
+	slow.spec.TCP = g
+	slow.spec.Ahead = engine.Ahead{Lead: time.Second, Growth: 0.35, Most: 25 * time.Second}
+	g.mu.Lock()
+	var all []*engine.Stream
+	for _, v := range []*viewer{slow, other, third} {
+		v.spec.Base, v.spec.End = time.Now().Add(200*time.Millisecond), 2*time.Second
+		s := v.open(e)
+		if err := s.Start(nil); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	<-g.held
+	for _, v := range []*viewer{other, third} {
+		if err := <-v.done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range all {
+		if st := s.Stats(); st.Underruns > 0 || i > 0 && st.LateP99 > 100*time.Millisecond {
+			t.Errorf("stream %d: %+v", i, st)
+		}
+	}
+	for _, st := range all[0].State() {
+		if st.Sent != 0 || st.Next.Sample != 0 {
+			t.Errorf("nothing was taken, and yet: %+v", st)
+		}
+	}
+	g.mu.Unlock()
+	if err := <-slow.done; err != nil { // it catches up
+		t.Fatal(err)
+	}
+	for i := range slow.spec.Tracks {
+		want := scanned(t, f, slow.spec.Tracks[i].Mapping, false, 0)
+		n := 0
+		for n < len(want) && want[n].place.Due < 2*time.Second {
+			n++
+		}
+		slow.equal(i, want[:n])
+	}
+}
+
+// TestFileLostWhilePlaying takes one movie away while it and another are sent.
+func TestFileLostWhilePlaying(t *testing.T) {
+	e := open(t, engine.Config{CycleTime: 100 * time.Millisecond})
+	whole, err := os.ReadFile("../testdata/hinted/h264-aac.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "lost.mp4")
+	if err := os.WriteFile(name, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := e.OpenMovie(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lost, kept := newViewer(t, f), newViewer(t, movie(t, e, "h264-aac.mp4"))
+	for _, v := range []*viewer{lost, kept} {
+		v.overUDP(e)
+		v.spec.Base, v.spec.End = time.Now(), 2*time.Second
+		if err := v.open(e).Start(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost.await([]int{1, 1})
+	if err := os.Truncate(name, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-lost.done; err == nil {
+		t.Error("the end of a movie that was cut off")
+	} else {
+		t.Log(err)
+	}
+	if err := <-kept.done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		config engine.Config
+	}{
+		{"network", engine.Config{Bandwidth: 1_500_000}},
+		{"memory", engine.Config{Memory: 4 << 18}},
+		{"disk", engine.Config{DiskBandwidth: 1 << 20, DiskOverhead: 200 * time.Millisecond}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := open(t, test.config)
+			v := newViewer(t, movie(t, e, "h264-aac.mp4"))
+			w := newViewer(t, movie(t, e, "mpeg4-aac.mp4"))
+			v.overTCP()
+			w.overTCP()
+			v.spec.Base, w.spec.Base = time.Now(), time.Now()
+			var all []*engine.Stream
+			var err error
+			for i := 0; err == nil && i < 100; i++ { // by turns: streams of one movie share what they read
+				var s *engine.Stream
+				if s, err = e.OpenStream([]*viewer{v, w}[i%2].spec); err == nil {
+					all = append(all, s)
+				}
+			}
+			if !errors.Is(err, engine.ErrAdmission) || len(all) == 0 {
+				t.Fatalf("%d streams, then %v", len(all), err)
+			}
+			t.Log(len(all), "streams, then", err)
+			for _, s := range all {
+				s.Halt()
+			}
+			settle(t, func() bool { // Halt waits for packets, not for memory
+				s, err := e.OpenStream(w.spec)
+				if err == nil {
+					s.Halt()
+				}
+				return err == nil
+			})
+		})
+	}
+}
+
+func TestFirsts(t *testing.T) {
+	e := open(t, engine.Config{})
+	f := movie(t, e, "h264-bframes-aac.mp4")
+	var tracks []uint32
+	for _, h := range f.HintTracks() {
+		tracks = append(tracks, h.ID)
+	}
+	for _, at := range []time.Duration{0, 1, 3333 * time.Millisecond, f.Duration - time.Millisecond, f.Duration + time.Minute} {
+		firsts, err := e.Firsts(f, tracks, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, id := range tracks {
+			want := scanned(t, f, engine.Mapping{Track: id}, true, at)
+			if firsts[i].OK != (len(want) > 0) {
+				t.Fatalf("at %v, track %d: %+v, %d packets", at, id, firsts[i], len(want))
+			}
+			if firsts[i].OK && (firsts[i].Place != want[0].place || firsts[i].Time != binary.BigEndian.Uint32(want[0].bytes[4:])) {
+				t.Errorf("at %v, track %d: %+v, want %+v", at, id, firsts[i], want[0].place)
+			}
+		}
+	}
+	if s := e.DiskStats(); s.PoolBlocks != 0 {
+		t.Errorf("a pool of %d blocks although nothing was played", s.PoolBlocks)
+	}
+}
+
+// TestEngineClosesUnderStreams leaves nothing behind.
+func TestEngineClosesUnderStreams(t *testing.T) {
+	for _, c := range []engine.Config{{}, {Plain: true}, {Uring: disk.Off}} {
+		before := runtime.NumGoroutine()
+		c.Memory = 16 << 20
+		e, err := engine.Open(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := movie(t, e, "h264-aac.mp4")
+		ends := make(chan error, 10)
+		clients := 0
+		var all []*engine.Stream
+		for i := range 6 {
+			v := newViewer(t, f)
+			if v.overTCP(); i%2 == 0 {
+				v.spec.TCP = nil
+				v.overUDP(e)
+				clients += 4 // they read until the test ends
+			}
+			v.spec.Done = func(err error) { ends <- err }
+			v.spec.Base = time.Now()
+			s := v.open(e)
+			if all = append(all, s); i >= 4 {
+				continue // never started
+			}
+			if err := s.Start(nil); err != nil {
+				t.Fatal(err)
+			}
+			if i < 2 {
+				v.await([]int{1, 1})
+			}
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		for range 4 {
+			if err := <-ends; !errors.Is(err, engine.ErrClosed) {
+				t.Errorf("ended with %v", err)
+			}
+		}
+		for _, s := range all {
+			s.Halt()
+			if err := s.Start(nil); err == nil {
+				t.Error("started after the end")
+			}
+		}
+		spec := engine.StreamSpec{File: f, Tracks: []engine.StreamTrack{{Mapping: engine.Mapping{Track: f.HintTracks()[0].ID}}}, TCP: &viewer{}}
+		if _, err := e.OpenStream(spec); !errors.Is(err, engine.ErrClosed) {
+			t.Errorf("opened a stream after Close: %v", err)
+		}
+		settle(t, func() bool { return runtime.NumGoroutine() <= before+clients })
+	}
+}
+
+func TestDropTrack(t *testing.T) {
+	e := open(t, engine.Config{})
+	f := movie(t, e, "h264-aac.mp4")
+	v := newViewer(t, f)
+	v.overUDP(e)
+	v.spec.Base, v.spec.End = time.Now(), time.Second
+	s := v.open(e)
+	if err := s.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	v.await([]int{5, 5})
+	s.DropTrack(0)
+	dropped := s.State()[0]
+	if err := v.trips[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-v.done; err != nil {
+		t.Fatal(err)
+	}
+	state := s.Halt()
+	if state[0] != dropped || state[1].Last.Due < 800*time.Millisecond {
+		t.Errorf("after DropTrack %+v, at the end %+v", dropped, state)
+	}
+	v.await([]int{int(state[0].Sent), int(state[1].Sent)})
 }

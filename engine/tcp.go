@@ -88,8 +88,9 @@ func (s *Stream) write() {
 		case <-s.tcp.bell:
 		}
 	}
-	close(s.stopped)
-	s.e.feeder.post(s)
+	s.mu.Lock()
+	s.leave()
+	s.mu.Unlock()
 }
 
 // step writes what may leave now, and tells how long to wait then.

@@ -93,8 +93,9 @@ func (u *udpSink) end(s *Stream) {
 	}
 	delete(u.all, s)
 	u.wheel.remove(s)
-	close(s.stopped)
-	s.e.feeder.post(s)
+	s.mu.Lock()
+	s.leave()
+	s.mu.Unlock()
 }
 
 // abandon ends all Streams where they are.

@@ -176,7 +176,9 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
 		return file, err
 	}
-	i.proved.add(key)
+	if err := i.proved.add(key); err != nil {
+		i.log.Warn("proved movies not written", "err", err)
+	}
 	return nil, nil
 }
 
@@ -377,31 +379,21 @@ func (i *Interceptor) handBack(s *session, why string) {
 // holdBack keeps the upstream's packets from the client and returns when it
 // is certain which was the last one passed on.
 func (s *session) holdBack(ctx context.Context) error {
-	for _, m := range s.medias {
-		m.watch.hold(true)
-	}
-	if s.medias[0].path == "udp" {
-		for _, m := range s.medias {
-			m.relay.Sync()
-		}
-		return nil
-	}
-	// On a connection: when its next frame comes, all before it are written.
-	settled := make(chan struct{})
-	s.medias[0].tap.call(func() {
+	hold := func() {
 		for _, m := range s.medias {
 			m.watch.hold(true)
 		}
-		close(settled)
-	})
-	select {
-	case <-settled:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Second):
-		return errors.New("the upstream fell silent")
 	}
+	if s.medias[0].path == "tcp" {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return s.medias[0].tap.conn.Between(ctx, hold)
+	}
+	hold()
+	for _, m := range s.medias {
+		m.relay.Sync()
+	}
+	return nil
 }
 
 // pass lets the upstream's packets through again.

@@ -26,7 +26,7 @@ import (
 func shim(t *testing.T, upstream string, ecfg engine.Config, cfg Config) (addr string, i *Interceptor) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	ecfg.Logger, ecfg.Gather = log, engine.DefaultGather
+	ecfg.Logger, ecfg.Gather, ecfg.Memory = log, engine.DefaultGather, 16<<20
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		t.Fatal(err)
@@ -80,13 +80,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 // seenPacket is an RTP packet as it came, in the order in which it came.
 type seenPacket struct {
-	seq    uint16
-	time   uint32
-	ssrc   uint32
-	bits   uint16
-	sum    [sha256.Size]byte
-	at     time.Time
-	report bool
+	seq  uint16
+	time uint32
+	ssrc uint32
+	bits uint16
+	sum  [sha256.Size]byte
+	at   time.Time
 }
 
 // viewer is a client that shows everything that it gets: nothing is put in
@@ -351,6 +350,9 @@ func (v *viewer) unbroken(first []int) {
 		for i := first[m] + 1; i < len(list); i++ {
 			if list[i].seq != list[i-1].seq+1 || list[i].ssrc != list[i-1].ssrc {
 				v.Errorf("media %d: packet %d of %d has sequence number %d (%x) behind %d (%x)", m, i, len(list), list[i].seq, list[i].ssrc, list[i-1].seq, list[i-1].ssrc)
+				for j := max(0, i-4); j < min(i+6, len(list)); j++ {
+					v.Logf("  %d: sequence number %d, timestamp %d, at %v", j, list[j].seq, list[j].time, list[j].at.Sub(list[0].at))
+				}
 				break
 			}
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -51,6 +52,7 @@ type Conn struct {
 	bytesDown, bytesUp   atomic.Int64  // passed to the client, to the upstream
 	half                 atomic.Bool   // one side has ended its stream
 	turn                 sync.Mutex    // one Element from the client at a time, also from two POSTs
+	down                 sync.Mutex    // held while an Element from the upstream is passed on
 	ended                sync.Once
 }
 
@@ -270,23 +272,44 @@ func (c *Conn) fromUpstream(r *Reader) error {
 		}
 		c.touch()
 		c.bytesDown.Add(int64(len(e.Bytes)))
-		switch e.Kind {
-		case KindMessage:
-			err = c.upstreamMessage(e.Message)
-		case KindFrames:
-			err = c.toClient.write(c.tap.UpstreamFrames(e.Bytes))
-		case KindOpaque:
+		if e.Kind == KindOpaque {
 			return c.opaque("upstream", &c.toClient, e.Bytes, r, c.upstream)
-		default:
-			err = c.toClient.write(e.Bytes)
-			if e.Kind == KindBody && r.more == 0 {
-				c.toClient.release()
-			}
 		}
-		if err != nil {
+		if err := c.upstreamElement(e, r.more == 0); err != nil {
 			return err
 		}
 	}
+}
+
+func (c *Conn) upstreamElement(e Element, whole bool) (err error) {
+	c.down.Lock()
+	defer c.down.Unlock()
+	switch e.Kind {
+	case KindMessage:
+		return c.upstreamMessage(e.Message)
+	case KindFrames:
+		return c.toClient.write(c.tap.UpstreamFrames(e.Bytes))
+	}
+	err = c.toClient.write(e.Bytes)
+	if e.Kind == KindBody && whole {
+		c.toClient.release()
+	}
+	return err
+}
+
+// Between calls fn at a moment at which everything that came from the upstream
+// so far has been passed on, and nothing comes. It fails where a slow client
+// leaves no such moment before ctx ends. It must not be called from a Tap's
+// Response or UpstreamFrames.
+func (c *Conn) Between(ctx context.Context, fn func()) error {
+	for !c.down.TryLock() {
+		if pause(ctx, time.Millisecond); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	defer c.down.Unlock()
+	fn()
+	return nil
 }
 
 func (c *Conn) upstreamMessage(m *Message) error {
