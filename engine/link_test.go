@@ -258,7 +258,15 @@ func TestLateness(t *testing.T) {
 			t.Errorf("quantile %v: %v, want %v or up to an eighth more", q, got, exact)
 		}
 	}
-	if l.Packets() != 10_000 || l.Max() != all[len(all)-1] {
+	early := l
+	for range 1000 {
+		l.add(time.Hour)
+	}
+	l.Sub(&early)
+	if l.Packets() != 1000 || l.Quantile(0) < time.Minute {
+		t.Errorf("the thousand that came later: %d, %v", l.Packets(), l.Quantile(0))
+	}
+	if l = early; l.Packets() != 10_000 || l.Max() != all[len(all)-1] {
 		t.Errorf("%d packets, max %v", l.Packets(), l.Max())
 	}
 }

@@ -20,7 +20,7 @@ var ErrAdmission = errors.New("not enough room for another stream")
 
 // StreamSpec describes the sending of a movie to one client, from a moment on.
 type StreamSpec struct {
-	File     *hint.File
+	File     *hint.File // open until Halt has returned
 	Tracks   []StreamTrack
 	Base     time.Time     // when the movie's time 0 is sent: a packet leaves at Base + Packet.Send
 	From     time.Duration // where to start reading
@@ -31,7 +31,8 @@ type StreamSpec struct {
 	Done     func(error)   // called once, from the engine, when the Stream has ended by itself: nil at its end
 }
 
-// FrameWriter takes whole interleaved frames; it may block.
+// FrameWriter takes whole interleaved frames; it may block. They are on loan
+// until it returns.
 type FrameWriter interface {
 	WriteFrames(frames net.Buffers) error
 }
@@ -176,7 +177,7 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 
 // Start begins to send. after has for each track the last packet that was sent
 // already, to go on right behind it, or nil to go on from Spec.From; it may be
-// nil as a whole. What is due in the past leaves at once, but for the burst
+// nil as a whole. Spec.From must not be later than any of them. What is due in the past leaves at once, but for the burst
 // limit.
 func (s *Stream) Start(after []*Place) error {
 	now := time.Since(s.e.start)
@@ -189,15 +190,26 @@ func (s *Stream) Start(after []*Place) error {
 	for i := range s.lines {
 		l := &s.lines[i]
 		l.reportAt = now + l.Report.Due
+		if l.Relay != nil {
+			l.dropped = l.Relay.Stats().Own.Dropped
+		}
 		if i < len(after) && after[i] != nil {
 			l.last, l.behind = *after[i], true
 		}
 	}
 	s.mu.Unlock()
-	if s.tcp != nil {
-		return s.e.runTCP(s)
+	begin := s.e.runTCP
+	if s.tcp == nil {
+		begin = s.pump.start
 	}
-	return s.pump.start(s)
+	if err := begin(s); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.over, s.told = true, true
+		s.leave()
+		return fmt.Errorf("engine: start stream: %w", err)
+	}
+	return nil
 }
 
 // Primed waits until the first packets are in memory, so that Start sends at
@@ -285,7 +297,7 @@ func (s *Stream) Position() time.Duration {
 }
 
 // DropTrack ends one track, as a TEARDOWN of it does. Its Relay is not used any
-// more when it returns.
+// more when it returns; over TCP, a write under way may still hold packets.
 func (s *Stream) DropTrack(i int) {
 	s.mu.Lock()
 	s.lines[i].ended = true
