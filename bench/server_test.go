@@ -89,6 +89,10 @@ func TestGoodServer(t *testing.T) {
 			if r.Late.N < 25*n || r.First.N != n || r.SetUp.N != n {
 				t.Errorf("%d frames, %d first packets, %d set-ups", r.Late.N, r.First.N, r.SetUp.N)
 			}
+			// Over TCP a movie comes a second ahead of its time, and more: never late.
+			if ahead := c.tcp && !r.Live; ahead != (r.Ahead.N == 2*n) || ahead && (r.Ahead.P50 < 800 || r.Late.P50 > 0) {
+				t.Errorf("ahead %+v, late %+v", r.Ahead, r.Late)
+			}
 			if v := r.Verified; v.Pairs != 2 || v.Packets == 0 || v.Different+uint64(v.Unaligned) != 0 {
 				t.Errorf("%+v", v)
 			}

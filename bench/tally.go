@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// A stream over TCP that was ever further ahead of its first frame's clock
-	// than this runs ahead on purpose: it is late only against that clock.
+	// A movie over TCP that was ever further ahead of the clock that started with
+	// its first packet than this runs ahead on purpose: it is late only against
+	// that clock, which is the viewer's.
 	runsAhead = int32(500_000) // µs
 	sameFrame = 2 * time.Second
 	maxErrors = 20 // kinds of failure told apart
@@ -191,7 +192,7 @@ func (t *tally) track(tr *track) {
 		}
 	}
 	begin := tr.late.min
-	if t.tcp && -begin > runsAhead {
+	if t.tcp && !tr.live && -begin > runsAhead {
 		t.ahead.add(float64(-begin) / 1e3)
 		begin = 0
 	}
