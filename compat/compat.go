@@ -17,6 +17,7 @@ package compat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -102,10 +103,21 @@ type run struct {
 	alone          sync.RWMutex // held for writing by what must have the machine to itself
 	progress       sync.Mutex
 	done, total    int
+	lost           error // the upstream could not be talked to any more
+}
+
+// lose notes at which point the upstream was first found gone.
+func (r *run) lose(point, why string) {
+	r.progress.Lock()
+	defer r.progress.Unlock()
+	if r.lost == nil {
+		r.lost = fmt.Errorf("the upstream stopped answering at %s: %s", point, why)
+	}
 }
 
 // Run compares. The error is for a configuration that makes no sense or an
-// upstream that cannot be reached; what the shim does wrong is in the Result.
+// upstream that cannot be reached, or not any more (then with the Result so
+// far); what the shim does wrong is in the Result.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	r := &run{Config: cfg}
 	if err := r.prepare(); err != nil {
@@ -123,7 +135,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	jobs = append(jobs, r.players()...)
 	result.Points = r.all(ctx, jobs)
 	result.Seconds = time.Since(result.Began).Seconds()
-	return result, ctx.Err()
+	return result, errors.Join(ctx.Err(), r.lost)
 }
 
 func (r *run) prepare() error {
@@ -259,7 +271,7 @@ func (r *run) conversations(scripts []*script.Script) []job {
 			continue
 		case s.Has("slow") && !r.Slow && !slices.Contains(r.Only, s.Name):
 			j.point.Note = "takes minutes: --slow"
-		case s.Has("risky") && !r.Risky && !slices.Contains(r.Only, s.Name):
+		case (s.Has("risky") || s.Has("risky-"+r.kind)) && !r.Risky && !slices.Contains(r.Only, s.Name):
 			j.point.Note = "is known to crash some servers: --risky"
 		case s.Has("auth") && r.Credentials == nil:
 			j.point.Note = "needs --credentials"
@@ -343,6 +355,7 @@ func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 	last := rounds[len(rounds)-1]
 	if a, b := last.Direct[0].Failure, last.Direct[1].Failure; a != "" && b != "" {
 		p.Note = "with the upstream: " + a
+		r.lose(p.Name, a)
 		return
 	}
 	p.Rounds, p.Findings, p.Direct, p.Shim = len(rounds), findings, last.Direct[0], last.Shim

@@ -1,4 +1,4 @@
-package compat
+package compat_test
 
 import (
 	"context"
@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"rtspshim/compat"
 	"rtspshim/compat/judge"
 	"rtspshim/compat/talk"
 )
 
-var quick = talk.Bounds{Answer: 700 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
+var quick = talk.Bounds{Answer: 1200 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
 
-func show(t *testing.T, r *Result, all bool) {
+func show(t *testing.T, r *compat.Result, all bool) {
 	for _, p := range r.Points {
 		if !all && p.Verdict != judge.Different {
 			continue
@@ -28,19 +29,30 @@ func show(t *testing.T, r *Result, all bool) {
 	}
 }
 
+// The whole takes minutes on a busy machine, so only a part of it runs without
+// the build tag e2e.
+func part() (only []string, least int) {
+	if everything {
+		return nil, 60
+	}
+	return []string{"quick", "play-udp", "play-tcp", "pause-*", "seek-*", "teardown*", "two-*", "end-*", "tunnel"}, 30
+}
+
 // A server compared with itself must not differ, whatever is asked of it.
 func TestUpstreamAgainstItself(t *testing.T) {
+	only, least := part()
 	for name, movie := range map[string]bool{"movie": true, "live": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := startOrigin(t, movie, "user")
-			r, err := Run(context.Background(), Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
-				Publish: "/published", Parallel: 40, Bounds: quick, Clients: []string{}})
+			r, err := compat.Run(context.Background(), compat.Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
+				Publish: "/published", Skip: map[bool][]string{false: {"publish-udp", "publish-tcp"}}[everything || !movie],
+				Parallel: 40, Bounds: quick, Clients: []string{}, Only: only})
 			if err != nil {
 				t.Fatal(err)
 			}
 			show(t, r, testing.Verbose())
-			if !r.OK() || r.Count(judge.Same) < 40 {
+			if !r.OK() || r.Count(judge.Same)+r.Count(judge.Allowed) < least {
 				t.Errorf("%d same, %d allowed, %d different, %d not run", r.Count(judge.Same), r.Count(judge.Allowed),
 					r.Count(judge.Different), r.Count(judge.NotRun))
 			}

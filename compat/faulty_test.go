@@ -1,8 +1,9 @@
-package compat
+package compat_test
 
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +39,6 @@ type lane struct {
 	n, reports int // packets seen
 	last       []byte
 	held       [][]byte
-	first      bool
 	plays      int
 	skip       int
 }
@@ -64,7 +64,7 @@ func startFaulty(t *testing.T, upstream string, f fault) string {
 	go p.accept()
 	t.Cleanup(func() {
 		close(p.closing)
-		l.Close()
+		_ = l.Close()
 		p.group.Wait()
 	})
 	return "rtsp://" + l.Addr().String()
@@ -94,23 +94,23 @@ type hop struct {
 }
 
 func (p *faulty) serve(c net.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	s, err := net.Dial("tcp", p.upstream)
 	if err != nil {
 		return
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	h := &hop{faulty: p, client: c, server: s, lanes: map[int]*lane{}}
 	var both sync.WaitGroup
-	both.Go(func() { h.requests(); s.(*net.TCPConn).CloseWrite() })
-	both.Go(func() { h.answers(); c.Close() })
+	both.Go(func() { h.requests(); _ = s.(*net.TCPConn).CloseWrite() })
+	both.Go(func() { h.answers(); _ = c.Close() })
 	over := make(chan struct{})
 	go func() { both.Wait(); close(over) }()
 	select {
 	case <-over:
 	case <-p.closing:
-		c.Close()
-		s.Close()
+		_ = c.Close()
+		_ = s.Close()
 		<-over
 	}
 	for _, r := range h.relays {
@@ -138,7 +138,7 @@ func unit(r *bufio.Reader) (raw []byte, frame bool, err error) {
 	for {
 		line, err := r.ReadSlice('\n')
 		raw = append(raw, line...)
-		if err != nil && err != bufio.ErrBufferFull {
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return raw, false, err
 		}
 		if v, ok := strings.CutPrefix(strings.ToLower(string(line)), "content-length:"); ok {
@@ -178,7 +178,7 @@ func (h *hop) requests() {
 			}
 		}
 		if len(raw) > 0 {
-			h.server.Write(raw)
+			_, _ = h.server.Write(raw)
 		}
 		if err != nil {
 			return
@@ -252,9 +252,9 @@ func (h *hop) answer(raw []byte) bool {
 	time.Sleep(h.fault.wait)
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
-	h.client.Write(raw)
+	_, _ = h.client.Write(raw)
 	if h.fault.extra != "" && said == 1 {
-		io.WriteString(h.client, h.fault.extra)
+		_, _ = io.WriteString(h.client, h.fault.extra)
 	}
 	if h.fault.linger && method == "PAUSE" {
 		for _, r := range h.relays {
@@ -275,7 +275,7 @@ func (h *hop) frame(raw []byte) {
 	for _, pkt := range h.through(l, channel&1 == 1, raw[4:]) {
 		head := []byte{'$', raw[1], byte(len(pkt) >> 8), byte(len(pkt))}
 		h.mutex.Lock()
-		h.client.Write(append(head, pkt...))
+		_, _ = h.client.Write(append(head, pkt...))
 		h.mutex.Unlock()
 	}
 }
@@ -330,11 +330,11 @@ func udpPair() (pair [2]*net.UDPConn, port int) {
 		port = a.LocalAddr().(*net.UDPAddr).Port
 		if port%2 == 0 {
 			if b, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port + 1}); err == nil {
-				a.SetReadBuffer(4 << 20)
+				_ = a.SetReadBuffer(4 << 20)
 				return [2]*net.UDPConn{a, b}, port
 			}
 		}
-		a.Close()
+		_ = a.Close()
 	}
 	return pair, 0
 }
@@ -350,7 +350,7 @@ func newRelay(h *hop, port int) *relay {
 	}
 	stray, _ := udpPair()
 	r.stray = stray[0]
-	stray[1].Close()
+	_ = stray[1].Close()
 	for k := range 2 {
 		r.client[k] = &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port + k}
 		r.group.Go(func() { r.down(k) })
@@ -410,7 +410,7 @@ func (r *relay) send(k int, pkt []byte) {
 	if r.hop.fault.stray && k == 0 {
 		socket = r.stray
 	}
-	socket.WriteToUDP(pkt, r.client[k])
+	_, _ = socket.WriteToUDP(pkt, r.client[k])
 	if r.hop.fault.linger && k == 0 {
 		r.sent = append(r.sent, bytes.Clone(pkt))
 	}
@@ -419,7 +419,7 @@ func (r *relay) send(k int, pkt []byte) {
 // linger repeats old packets as if the pause had not been heard of.
 func (r *relay) linger() {
 	for i, pkt := range r.sent[max(0, len(r.sent)-20):] {
-		time.AfterFunc(time.Duration(i)*15*time.Millisecond, func() { r.out[0].WriteToUDP(pkt, r.client[0]) })
+		time.AfterFunc(time.Duration(i)*15*time.Millisecond, func() { _, _ = r.out[0].WriteToUDP(pkt, r.client[0]) })
 	}
 }
 
@@ -431,17 +431,17 @@ func (r *relay) up(k int) {
 			return
 		}
 		if r.server[k] != nil {
-			r.in[k].WriteToUDP(buf[:n], r.server[k])
+			_, _ = r.in[k].WriteToUDP(buf[:n], r.server[k])
 		}
 	}
 }
 
 func (r *relay) close() {
 	for k := range 2 {
-		r.in[k].Close()
-		r.out[k].Close()
+		_ = r.in[k].Close()
+		_ = r.out[k].Close()
 	}
-	r.stray.Close()
+	_ = r.stray.Close()
 	// down() ends with its socket, and only it writes to the queue
 	go func() { time.Sleep(time.Second); close(r.queue) }()
 	r.group.Wait()

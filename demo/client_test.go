@@ -103,7 +103,7 @@ func (c *client) read() any {
 func (c *client) ok(method, url string, lines ...string) *base.Response {
 	c.t.Helper()
 	res := c.do(method, url, lines...)
-	if res.StatusCode != 200 {
+	if res.StatusCode != base.StatusOK {
 		c.t.Fatalf("%s %s: %d %s", method, url, res.StatusCode, res.StatusMessage)
 	}
 	return res

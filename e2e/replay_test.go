@@ -376,7 +376,7 @@ func (r *replay) close() error {
 	}
 	rest, err := io.ReadAll(r.pair.client)
 	if len(rest) > 0 || err != nil {
-		return fmt.Errorf("the upstream closed; the client received %q, %v", rest, err)
+		return fmt.Errorf("the upstream closed; the client received %q, %w", rest, err)
 	}
 	return nil
 }

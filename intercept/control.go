@@ -112,6 +112,11 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		c.moves = true // a PLAY without Range means what the upstream says
 		return
 	default:
+		if t.cfg.Refuse && !t.roomFor(s, ex.URI) {
+			t.log.Warn("refused, no room for another movie", "session", s.short(), "url", ex.URI)
+			ex.Answer("453 Not Enough Bandwidth")
+			t.release(c)
+		}
 		return
 	}
 	if c.rng == "" {
@@ -215,7 +220,11 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	why := altered(m)
 	if why == "" {
 		firsts, err := t.cfg.Engine.Firsts(s.file, s.trackIDs(), start)
-		if err == nil && s.renumber(firsts, infos(s, m), c.halted) {
+		var earlier []engine.First
+		if err == nil {
+			earlier, err = t.cfg.Engine.Firsts(s.file, s.trackIDs(), max(0, start-edge))
+		}
+		if err == nil && s.renumber(firsts, earlier, infos(s, m), c.halted) {
 			s.base, s.end = time.Now().Add(-start), endIn(end, s.file.Duration)
 			if s.lead > 0 {
 				s.ahead = engine.Ahead{Lead: s.lead, Growth: leadGrowth, Most: leadMost}
@@ -244,6 +253,10 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	return true
 }
 
+// edge is how near to a sample's begin a start may be for its own server to
+// round it into the sample before.
+const edge = time.Millisecond
+
 // playOn prepares the engine, corrects the answer, and has the engine start and
 // the upstream be silenced once the client has that.
 func (t *tap) playOn(c *control, ex *proxy.Exchange, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
@@ -259,12 +272,13 @@ func (t *tap) playOn(c *control, ex *proxy.Exchange, m *proxy.Message, start tim
 			next[n] = engine.TrackState{NextSeq: at.NextSeq, NextTime: at.NextTime + tr.Time - tr.before, Ended: at.Ended}
 		case firsts[n].OK:
 			tr.Seq = at.LastSeq + 1 - firsts[n].Seq
+			after[n] = &engine.Place{Sample: firsts[n].Sample, Seq: firsts[n].Seq - 1, Due: firsts[n].Due}
 			next[n] = engine.TrackState{NextSeq: at.LastSeq + 1, NextTime: firsts[n].Time + tr.Time}
 		default:
 			next[n].Ended = true
 		}
 	}
-	stream, err := t.openStream(s, start)
+	stream, err := t.openStream(s, max(0, start-edge))
 	if err != nil {
 		t.log.Warn("no room to go on", "session", s.short(), "err", err)
 		return false
@@ -293,46 +307,66 @@ func endIn(end, movie time.Duration) time.Duration {
 }
 
 // renumber finds the timestamp offsets after a move: the upstream's answer
-// gives its own, and they count only if all Medias moved by the same time.
-// An upstream that adds the time it was paused has been paused longer than
-// the client knows; the client gets what it would have seen.
-func (s *session) renumber(firsts []engine.First, answered []rtpInfo, wasPlaying bool) bool {
-	advance, found := time.Duration(0), false
-	ups := make([]uint32, len(s.tracks))
-	for n, tr := range s.tracks {
-		e, first := answered[n], firsts[n]
-		if !first.OK {
+// gives its own, and they count only if all Medias moved by the same time. A
+// start on the edge of a sample is rounded by servers, one track this way and
+// one the other: each may begin with either of two packets, of which the right
+// one is left in firsts. An upstream that adds the time it was paused has been
+// paused longer than the client knows; the client gets what it would have seen.
+func (s *session) renumber(firsts, earlier []engine.First, answered []rtpInfo, wasPlaying bool) bool {
+	for _, ref := range [][]engine.First{firsts, earlier} {
+		advance, ups, ok := s.advance(ref, firsts, earlier, answered)
+		if !ok {
 			continue
 		}
-		if !e.whole {
-			return false
+		now, extra := time.Now(), time.Duration(0)
+		if upPaused := now.Sub(s.silenced); !s.silenced.IsZero() && advance > 0 && (advance-upPaused).Abs() < 250*time.Millisecond {
+			extra = upPaused // while the engine played on
+			if !wasPlaying {
+				extra = s.stopped.Sub(s.silenced)
+			}
 		}
-		ups[n] = e.rtptime - first.Time
-		moved := ticks(int32(ups[n]-tr.upTime), s.rate(n))
-		if found && (moved-advance).Abs() > 5*time.Millisecond {
-			return false
+		for n := range s.tracks {
+			tr := &s.tracks[n]
+			tr.before = tr.Time
+			if firsts[n].OK {
+				tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
+				tr.upTime = ups[n]
+			}
 		}
-		advance, found = moved, true
+		return true
 	}
-	if !found {
-		return false
-	}
-	now, extra := time.Now(), time.Duration(0)
-	if upPaused := now.Sub(s.silenced); !s.silenced.IsZero() && advance > 0 && (advance-upPaused).Abs() < 250*time.Millisecond {
-		extra = upPaused // while the engine played on
-		if !wasPlaying {
-			extra = s.stopped.Sub(s.silenced)
+	return false
+}
+
+// advance is by how much the upstream's timestamps moved, if all tracks say the
+// same, each beginning with one of its two packets. ref gives the first track's.
+func (s *session) advance(ref, firsts, earlier []engine.First, answered []rtpInfo) (by time.Duration, ups []uint32, ok bool) {
+	ups = make([]uint32, len(s.tracks))
+	for n, tr := range s.tracks {
+		if !firsts[n].OK {
+			continue
+		}
+		if !answered[n].whole {
+			return 0, nil, false
+		}
+		choices := []engine.First{firsts[n], earlier[n]}
+		if !ok {
+			choices = []engine.First{ref[n]}
+		}
+		fits := false
+		for _, c := range choices {
+			ups[n] = answered[n].rtptime - c.Time
+			moved := ticks(int32(ups[n]-tr.upTime), s.rate(n))
+			if fits = !ok || (moved-by).Abs() < 5*time.Millisecond; fits {
+				by, ok, firsts[n] = moved, true, c
+				break
+			}
+		}
+		if !fits {
+			return 0, nil, false
 		}
 	}
-	for n := range s.tracks {
-		tr := &s.tracks[n]
-		tr.before = tr.Time
-		if firsts[n].OK {
-			tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
-			tr.upTime = ups[n]
-		}
-	}
-	return true
+	return by, ups, ok
 }
 
 func ticks(n int32, rate uint32) time.Duration {

@@ -12,6 +12,7 @@ import (
 // commands lists the subcommands, one file each.
 var commands = []*cli.Command{
 	serveCommand,
+	benchCommand,
 	hintCommand,
 	movieCommand,
 	demoCommand,

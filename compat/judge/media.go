@@ -47,9 +47,11 @@ func (d *differ) tracks() {
 }
 
 func (d *differ) track(name string, a, b *talk.Track) {
-	d.text(Media, name, "SSRC", ssrcs(a), ssrcs(b))
-	d.text(Media, name, "payload type", payloadTypes(a), payloadTypes(b))
-	d.text(Media, name, "server port", source(a), source(b))
+	if len(a.Packets) > 0 && len(b.Packets) > 0 { // whether any came at all is compared by section
+		d.text(Media, name, "SSRC", ssrcs(a), ssrcs(b))
+		d.text(Media, name, "payload type", payloadTypes(a), payloadTypes(b))
+		d.text(Media, name, "server port", source(a), source(b))
+	}
 	d.more(Media, name, "packets that are not RTP", float64(a.Odd), float64(b.Odd), 0, "", nil)
 	sa, sb := Sections(d.a, a), Sections(d.b, b)
 	for i := range min(len(sa), len(sb)) {
@@ -76,8 +78,6 @@ func ssrcs(t *talk.Track) string {
 	}
 	said := t.Transport.SSRC
 	switch {
-	case len(seen) == 0:
-		return "none heard"
 	case len(seen) > 1:
 		return fmt.Sprintf("%d different", len(seen))
 	case !t.Known || said == nil:
@@ -108,7 +108,7 @@ func payloadTypes(t *talk.Track) string {
 
 // source tells whether packets came from the port that Transport names.
 func source(t *talk.Track) string {
-	if !t.UDP || len(t.Packets) == 0 {
+	if !t.UDP {
 		return ""
 	}
 	ports := t.Transport.ServerPorts
@@ -132,14 +132,17 @@ func source(t *talk.Track) string {
 func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int) {
 	x, y := sa[i], sb[i]
 	if x.Method != "PLAY" {
-		if x.Method == "PAUSE" || !a.UDP { // after a TEARDOWN over UDP our ports are anybody's
+		hurried := i > 0 && (brief(sa[i-1]) || brief(sb[i-1]))
+		if (x.Method == "PAUSE" || !a.UDP) && !hurried { // after a TEARDOWN over UDP our ports are anybody's
 			within := afterPausePackets + float64(longestBurst(a.Packets)) // UDP may come before or after the answer
 			d.more(Media, where, "packets heard after it", float64(x.To-x.From), float64(y.To-y.From), within, "packets", &Sooner)
 			d.more(Media, where, "heard after it for", heardFor(a, x), heardFor(b, y), afterPauseTime, "s", &Sooner)
 		}
 		return
 	}
-	d.text(Media, where, "media", some(x.To-x.From), some(y.To-y.From))
+	if !brief(x) && !brief(y) {
+		d.text(Media, where, "media", some(x.To-x.From), some(y.To-y.From))
+	}
 	if x.To == x.From || y.To == y.From {
 		return
 	}
@@ -156,6 +159,10 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 		d.pace(where, a, b, x, y)
 	}
 }
+
+// brief says that the section ended before it could be known whether anything
+// comes in it, as when PLAY and PAUSE are pipelined.
+func brief(s Section) bool { return s.End-s.Begin < 50*time.Millisecond }
 
 func some(n int) string {
 	if n == 0 {
@@ -220,10 +227,15 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
 		}
 		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
 	} else {
-		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
+		x := Difference{Where: where, What: "seq step from what was heard before", Class: Media, A: show(seqA, ""), B: show(seqB, ""), Size: math.Abs(seqA - seqB)}
+		if seqB == 1 {
+			x.Rule = &Whole
+		}
+		d.add(x)
 	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
-		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Within: 0.060, Loose: 0.250})
+		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Loose: 0.250,
+		Within: 0.060 + longestGap(a.Packets[before.From:before.To])}) // a server that sends in bunches stops between two
 }
 
 // resumed compares where a PLAY without a position says it goes on with how

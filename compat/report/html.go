@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strings"
 
 	"rtspshim/compat"
@@ -58,6 +59,7 @@ type detail struct {
 
 type finding struct {
 	judge.Finding
+	Places       []string // where the same was found
 	Direct, Shim []span
 }
 
@@ -135,8 +137,15 @@ func groups(r *compat.Result) []group {
 func open(p compat.Point) detail {
 	d := detail{Point: p, Mark: marks[p.Verdict], Remark: remark(p), Open: p.Verdict == judge.Different}
 	for _, f := range p.Findings {
+		same := slices.IndexFunc(d.Findings, func(g finding) bool {
+			return g.What == f.What && g.Verdict == f.Verdict && g.Finding.Direct == f.Direct && g.Finding.Shim == f.Shim
+		})
+		if same >= 0 {
+			d.Findings[same].Places = append(d.Findings[same].Places, f.Where)
+			continue
+		}
 		a, b := marked(f.Direct, f.Shim)
-		d.Findings = append(d.Findings, finding{f, a, b})
+		d.Findings = append(d.Findings, finding{f, []string{f.Where}, a, b})
 	}
 	if p.Direct != nil && p.Shim != nil {
 		d.Talk = conversation(p)

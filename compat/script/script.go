@@ -124,7 +124,7 @@ func (s Step) Title() string {
 type Script struct {
 	Name  string   // the file's name without its ending
 	About string   // the comment at the top
-	Tags  []string // movie, live, tcp, udp, auth, publish, slow, alone, ...
+	Tags  []string // what it is for, and when it is left out; see README.md
 	Steps []Step
 	Text  string // as read
 }

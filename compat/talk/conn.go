@@ -131,7 +131,7 @@ func (c *conn) put(b []byte) error {
 	if c.get != nil {
 		b = []byte(base64.StdEncoding.EncodeToString(b))
 	}
-	c.socket.SetWriteDeadline(time.Now().Add(c.talk.bounds.Answer))
+	_ = c.socket.SetWriteDeadline(time.Now().Add(c.talk.bounds.Answer))
 	_, err := c.socket.Write(b)
 	return err
 }
@@ -248,9 +248,9 @@ func (c *conn) close() {
 	default:
 		c.left = true
 	}
-	c.socket.Close()
+	_ = c.socket.Close()
 	if c.get != nil {
-		c.get.Close()
+		_ = c.get.Close()
 	}
 	<-c.gone
 	for _, p := range c.udp {

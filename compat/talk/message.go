@@ -183,7 +183,7 @@ func bodyLength(m *Message) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
-		return 0, nil // the text itself is compared
+		return 0, nil //nolint:nilerr // the text itself is compared
 	}
 	if n > maxBody {
 		return 0, fmt.Errorf("body of %d bytes: %w", n, errTooLong)

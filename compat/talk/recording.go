@@ -149,7 +149,7 @@ func (t *Track) addRTP(raw []byte, at time.Duration, order int, from uint16) {
 
 func hash(b []byte) uint64 {
 	h := fnv.New64a()
-	h.Write(b)
+	_, _ = h.Write(b)
 	return h.Sum64()
 }
 

@@ -3,6 +3,7 @@ package talk
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -65,6 +66,7 @@ type talk struct {
 	step      int
 	nextVerb  script.Verb // of the step after this one
 	sent      int         // packets published so far
+	ssrc      uint32      // of the first track's receiver reports; clients that share one look like a collision
 
 	mutex sync.Mutex // recording.Tracks and what hangs on them, conn.channels
 }
@@ -75,7 +77,7 @@ func (t *talk) now() time.Duration { return time.Since(t.recording.Began) }
 // A server that cannot be reached, or a script that makes no sense, is
 // reported in Recording.Failure.
 func Run(ctx context.Context, s *script.Script, target Target, bounds Bounds) *Recording {
-	t := &talk{target: target, bounds: bounds.orDefault(), conns: map[string]*conn{}, reports: true,
+	t := &talk{target: target, bounds: bounds.orDefault(), ssrc: rand.Uint32(), conns: map[string]*conn{}, reports: true,
 		recording: &Recording{Began: time.Now(), Left: map[string]time.Duration{}}}
 	limit := t.bounds.Point
 	for _, step := range s.Steps {
@@ -139,9 +141,9 @@ func (t *talk) do(step script.Step) error {
 		return t.connection(step.Arg)
 	case script.Close:
 		c.drain()
-		c.socket.Close()
+		_ = c.socket.Close()
 		if c.get != nil {
-			c.get.Close()
+			_ = c.get.Close()
 		}
 		c.left = true
 		<-c.gone
@@ -368,7 +370,7 @@ func (c *conn) answer(code string) {
 		}
 	}
 	c.last = nil
-	c.put([]byte(text + "\r\n"))
+	_ = c.put([]byte(text + "\r\n"))
 }
 
 // learn takes from an answer what later requests need.
@@ -435,9 +437,13 @@ func (t *talk) record(e *Exchange, c *conn) {
 	t.recording.Exchanges = append(t.recording.Exchanges, e)
 }
 
+// lastWords is how long datagrams are waited for at the end.
+const lastWords = 150 * time.Millisecond
+
 // finish waits a moment for connections to close, notes their state and ends
 // everything that was started.
 func (t *talk) finish() {
+	began := t.now()
 	deadline := time.After(t.bounds.Settle)
 	for _, name := range t.order {
 		select {
@@ -446,6 +452,8 @@ func (t *talk) finish() {
 			deadline = time.After(0)
 		}
 	}
+	// Datagrams may come after the connection that ended them: Darwin's BYE.
+	time.Sleep(min(lastWords, t.bounds.Settle) - (t.now() - began))
 	for _, name := range t.order {
 		c := t.conns[name]
 		c.drain()

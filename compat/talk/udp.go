@@ -42,10 +42,10 @@ func (t *talk) newPair(local net.IP) (*pair, error) {
 		}
 		b, err := net.ListenUDP("udp", &net.UDPAddr{IP: local, Port: port + 1})
 		if err != nil {
-			a.Close()
+			_ = a.Close()
 			continue
 		}
-		a.SetReadBuffer(4 << 20)
+		_ = a.SetReadBuffer(4 << 20)
 		p := &pair{rtp: a, rtcp: b, port: port, early: &Track{}}
 		p.readers.Add(2)
 		go p.reader(t, a, (*Track).addRTP)
@@ -91,8 +91,8 @@ func (p *pair) give(t *talk, track *Track) {
 }
 
 func (p *pair) close() {
-	p.rtp.Close()
-	p.rtcp.Close()
+	_ = p.rtp.Close()
+	_ = p.rtcp.Close()
 	p.readers.Wait()
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -132,7 +133,7 @@ func TestCalibrate(t *testing.T) {
 	t.Logf("%d MB/s, %v a read", v.Bandwidth/1_000_000, v.Overhead)
 
 	// A disk that does not answer costs no more time.
-	before = time.Now()
+	before, routines := time.Now(), runtime.NumGoroutine()
 	slow := &faulty{FS: OS(Off), fault: func(string, int64) error { time.Sleep(time.Second); return nil }}
 	if v, err := Calibrate(slow, names, limit); err == nil {
 		t.Errorf("measured %+v", v)
@@ -140,6 +141,7 @@ func TestCalibrate(t *testing.T) {
 	if took := time.Since(before); took > limit*3/2 {
 		t.Errorf("took %v", took)
 	}
+	await(t, "the last reads to come back", func() bool { return runtime.NumGoroutine() <= routines })
 	small, _ := movie(t, dir, "small", 1000)
 	for _, names := range [][]string{nil, {dir + "/none"}, {small}} {
 		if v, err := Calibrate(OS(Auto), names, 20*time.Millisecond); err == nil {

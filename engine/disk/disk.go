@@ -28,7 +28,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
-	"os"
 	"sync"
 	"time"
 )
@@ -56,6 +55,7 @@ func (e *ReadError) Unwrap() error { return e.Err }
 // Mode says whether an optional feature of the system is used.
 type Mode uint8
 
+// The settings of a Mode.
 const (
 	Auto Mode = iota // where the system has it
 	On               // Open or OpenFile fails where the system has it not
@@ -77,8 +77,8 @@ func (m Mode) String() string { return [...]string{"auto", "on", "off"}[m%3] }
 
 // Config sets up a Scheduler. The zero Config works.
 type Config struct {
-	// Memory is the size of the pool in bytes, all of it taken at Open; 0 is
-	// 256 MiB.
+	// Memory is the size of the pool in bytes, all of it taken at Open, and
+	// locked where io_uring is in use and permits; 0 is 256 MiB.
 	Memory int64
 
 	// BlockSize is the unit of reading and caching in bytes, a power of two
@@ -141,13 +141,13 @@ func (c *Config) check() error {
 
 // Scheduler reads for all streams. Its methods may be called from anywhere.
 type Scheduler struct {
-	cfg   Config
-	log   *slog.Logger
-	epoch time.Time // start of cycle 0
-	files files
-	ring  *ring // nil when io_uring is not in use
-	reads preads
-	done  chan completion
+	cfg    Config
+	log    *slog.Logger
+	epoch  time.Time // start of cycle 0
+	mapped []byte    // the pool's memory
+	files  files
+	ring   *ring // nil when io_uring is not in use
+	reads  preads
 
 	post mailbox
 
@@ -165,39 +165,52 @@ type Scheduler struct {
 
 // Open takes the memory and starts a Scheduler.
 func Open(c Config) (*Scheduler, error) {
+	s, err := newScheduler(c)
+	if err != nil {
+		return nil, err
+	}
+	begun := make(chan error)
+	go s.run(begun)
+	if err := <-begun; err != nil { // the ring cannot be used after all
+		err = errors.Join(fmt.Errorf("disk: io_uring: %w", err), s.ring.close(), unmapMemory(s.mapped))
+		if c.Uring == On {
+			return nil, err
+		}
+		s.log.Warn("disk: without io_uring", "err", err)
+		c.Uring = Off
+		return Open(c)
+	}
+	go s.watch()
+	return s, nil
+}
+
+func newScheduler(c Config) (*Scheduler, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	memory, err := mapMemory(int(c.Memory / int64(c.BlockSize) * int64(c.BlockSize)))
+	memory, mapped, err := mapMemory(int(c.Memory / int64(c.BlockSize) * int64(c.BlockSize)))
 	if err != nil {
 		return nil, fmt.Errorf("disk: %d bytes of memory: %w", c.Memory, err)
 	}
 	s := &Scheduler{
-		cfg: c, log: c.Logger, epoch: time.Now(),
+		cfg: c, log: c.Logger, epoch: time.Now(), mapped: mapped,
 		stop: make(chan struct{}), ended: make(chan struct{}), watched: make(chan struct{}),
 	}
 	s.files.init()
-	s.post.wake = make(chan struct{}, 1)
 	slots := c.Depth + urgentDepth(c.Depth) + maxStuck
-	s.done = make(chan completion, slots)
-	s.reads.init(s.done, slots)
-	s.core.init(&s.cfg, memory, slots)
+	uring := "off"
 	if c.Uring != Off {
-		s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize, s.post.wake)
-		if err != nil && c.Uring == On {
-			return nil, errors.Join(fmt.Errorf("disk: io_uring: %w", err), unmapMemory(memory))
+		if s.ring, err = openRing(memory, slots, c.MaxRead/c.BlockSize); err == nil {
+			uring = s.ring.String()
+		} else if uring = err.Error(); c.Uring == On {
+			return nil, errors.Join(fmt.Errorf("disk: io_uring: %w", err), unmapMemory(mapped))
 		}
 	}
-	uring := "off"
-	if s.ring != nil {
-		uring = s.ring.String()
-	} else if err != nil {
-		uring = err.Error()
-	}
+	s.reads.init(&s.post, slots)
+	s.init(memory, slots)
+	s.post.init(s.ring)
 	s.log.Info("disk open", "memory", len(memory), "block", c.BlockSize, "cycle", c.Cycle, "depth", c.Depth,
 		"io_uring", uring, "o_direct", c.Direct, "bandwidth", c.Speed.Bandwidth, "overhead", c.Speed.Overhead)
-	go s.run()
-	go s.watch()
 	return s, nil
 }
 
@@ -228,7 +241,7 @@ func (s *Scheduler) free() error {
 	if lost > 0 || lent > 0 {
 		return errors.Join(err, fmt.Errorf("disk: closed with %d reads under way and %d blocks in use", lost, lent))
 	}
-	return errors.Join(err, unmapMemory(s.memory))
+	return errors.Join(err, unmapMemory(s.mapped))
 }
 
 // NextCycle returns the start of the first cycle after t.
@@ -256,20 +269,11 @@ func (s *Scheduler) OpenStream(f *File, d Demand, to Receiver) (*Stream, error) 
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	st := &Stream{s: s, file: f, to: to, demand: d}
-	st.quota = s.ledger.Budget.Blocks(d)
+	st.quota = s.ledger.Blocks(d)
 	s.files.hold(f)
 	if !s.post.put(letter{op: opOpen, stream: st}) {
 		s.files.letGo(s, f)
 		return nil, ErrClosed
 	}
 	return st, nil
-}
-
-// raise is a convenience for errors of a file.
-func raise(f *File, off int64, err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
-	return &ReadError{f.Name(), off, err}
 }

@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -107,6 +108,13 @@ func stream(t testing.TB, s *Scheduler, name string, d Demand) (*Stream, inbox) 
 	return st, in
 }
 
+func closed(t testing.TB, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // equal compares a part of a set with the file.
 func equal(set *Set, want []byte, off, n int64) error {
 	for n > 0 {
@@ -141,13 +149,13 @@ func eachMode(t *testing.T, fn func(t *testing.T, c Config)) {
 			if err != nil {
 				t.Skip("not on this system: ", err)
 			}
-			defer s.Close()
+			defer closed(t, s)
 			path, _ := movie(t, t.TempDir(), "probe", 1<<16)
 			f, err := s.OpenFile(path)
 			if err != nil {
 				t.Skip("not on this file system: ", err)
 			}
-			f.Close()
+			closed(t, f)
 			fn(t, c)
 		})
 	}

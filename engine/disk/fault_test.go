@@ -149,8 +149,8 @@ func TestTruncatedAndHung(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer pipeR.Close()
-		defer pipeW.Close()
+		defer closed(t, pipeR)
+		defer closed(t, pipeW)
 		c.BlockSize, c.Memory, c.Cycle = block, 100*block, 100*time.Millisecond
 		s, _ := open(t, c)
 		st, in := stream(t, s, cut, Demand{})
@@ -185,13 +185,14 @@ func TestTruncatedAndHung(t *testing.T) {
 			t.Error(st.File().Err())
 		}
 
-		if c.Uring == Off {
+		if s.ring == nil {
 			return // preadv refuses a pipe
 		}
 		name, _ := movie(t, dir, "hung", 2*block)
 		hung, hungIn := stream(t, s, name, Demand{})
-		hung.file.os.fd = int(pipeR.Fd()) // that nobody writes to
-		hung.file.reg = s.ring.register(hung.file.os.fd)
+		s.mu.Lock()
+		hung.file.os = &osFile{fd: int(pipeR.Fd()), direct: true} // that nobody writes to
+		s.mu.Unlock()
 		lost := hung.NewSet()
 		lost.Want(0, block)
 		if err := lost.Read(0, time.Time{}); err != nil {

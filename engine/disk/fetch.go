@@ -9,7 +9,7 @@ import (
 
 // asked puts a set on its way.
 func (s *Scheduler) asked(set *Set, now time.Duration) {
-	set.counted, set.asked = false, now
+	set.counted, set.asked, set.turn = false, now, now
 	s.follow(set.st, set, now)
 	if s.isLater(set) {
 		set.state = pending
@@ -36,10 +36,10 @@ func (s *Scheduler) feed(now time.Duration) {
 			}
 			short = !over // who wants more than was admitted makes nobody wait
 		}
-		if set.asked == now {
+		if set.turn == now {
 			s.stats.Starved++
 		}
-		if now-set.asked >= s.cfg.Cycle/2 {
+		if now-set.turn >= s.cfg.Cycle/2 {
 			s.stats.Refused++
 			s.complete(set, ErrMemory, now)
 			continue
@@ -65,7 +65,7 @@ func (s *Scheduler) fetch(set *Set, now time.Duration) (ok, over bool) {
 		}
 	}
 	if over = st.holds+more > st.quota; over && need > 0 {
-		need += len(s.blocks) / 8 // out of reach, so that others get what they were promised
+		need += max(0, s.promised-st.owed()) // out of reach
 	}
 	if need > len(s.heap) {
 		return false, over
@@ -75,6 +75,7 @@ func (s *Scheduler) fetch(set *Set, now time.Duration) (ok, over bool) {
 		l = urgent
 	}
 	set.state = waiting
+	defer s.promise(f)
 	// What is there first, lest it is taken for what is not.
 	for k := range set.pins {
 		if p := &set.pins[k]; p.block == none {
@@ -94,6 +95,7 @@ func (s *Scheduler) fetch(set *Set, now time.Duration) (ok, over bool) {
 			}
 			s.name(i, f, p.off/int64(s.size))
 			s.stats.Blocks++
+			f.pinned++
 			s.push(i, l)
 			s.hold(set, k, i)
 		}
@@ -102,11 +104,8 @@ func (s *Scheduler) fetch(set *Set, now time.Duration) (ok, over bool) {
 		s.complete(set, nil, now)
 		return true, over
 	}
-	set.from, set.to = nil, s.first
-	if s.first != nil {
-		s.first.from = set
-	}
-	s.first = set
+	set.place = len(s.waiting)
+	s.waiting = append(s.waiting, set)
 	return true, over
 }
 
@@ -116,6 +115,7 @@ func (s *Scheduler) hit(i int32, l uint8) {
 	case b.state == spare:
 		s.take(i)
 		b.state = ready
+		b.file.pinned++
 	case l == urgent && b.state == queued && b.lane == batch:
 		s.unlink(i)
 		s.push(i, l)
@@ -134,7 +134,7 @@ func (s *Scheduler) push(i int32, l uint8) {
 func (s *Scheduler) hold(set *Set, k int, i int32) {
 	b, p := &s.blocks[i], &set.pins[k]
 	b.refs++
-	set.st.holds++
+	set.st.hold(1)
 	p.block = i
 	p.bytes = s.bytes(i)[:s.valid(b)]
 	if b.state != ready {
@@ -164,20 +164,36 @@ func (s *Scheduler) letGo(i int32, now time.Duration) {
 	}
 	switch b.state {
 	case ready:
-		b.left = now
-		s.give(i, s.key(b, now))
-		s.freed = true
+		s.rest(i, now)
 	case queued:
 		s.unlink(i)
 		s.discard(i)
 	}
 }
 
+// rest gives a block back that may be wanted again.
+func (s *Scheduler) rest(i int32, now time.Duration) {
+	b := &s.blocks[i]
+	b.left = now
+	b.file.pinned--
+	s.give(i, s.key(b, now))
+	s.freed = true
+}
+
 // discard gives a block back with nothing in it.
 func (s *Scheduler) discard(i int32) {
+	s.blocks[i].file.pinned--
 	s.forget(i)
 	s.give(i, empty)
 	s.freed = true
+}
+
+// promise reckons how many more blocks the streams of a file may come to want
+// that were admitted for it: never more than there are of the file.
+func (s *Scheduler) promise(f *File) {
+	n := min(f.owed, max(f.share.maxBlocks-f.pinned, 0))
+	s.promised += n - f.promised
+	f.promised = n
 }
 
 // drop takes all from a set, wherever it stands.
@@ -208,9 +224,10 @@ func (s *Scheduler) drop(set *Set, now time.Duration) {
 			*at, *pin = p.next, p.nextPin
 		}
 		b.at = set.at
-		set.st.holds--
+		set.st.hold(-1)
 		s.letGo(p.block, now)
 	}
+	s.promise(set.st.file)
 	clear(set.pins)
 	set.pins, set.missing = set.pins[:0], 0
 }
@@ -223,15 +240,10 @@ func remove(sets []*Set, set *Set) []*Set {
 }
 
 func (s *Scheduler) unwait(set *Set) {
-	if set.from == nil {
-		s.first = set.to
-	} else {
-		set.from.to = set.to
-	}
-	if set.to != nil {
-		set.to.from = set.from
-	}
-	set.from, set.to = nil, nil
+	n := len(s.waiting) - 1
+	s.waiting[set.place], s.waiting[n].place = s.waiting[n], set.place
+	s.waiting[n] = nil
+	s.waiting = s.waiting[:n]
 }
 
 // complete makes a set ready to be handed over.
@@ -331,6 +343,9 @@ func (s *Scheduler) start(f *File, l int, now time.Duration) {
 		s.busyFrom = now
 	}
 	if r.ring = s.ring != nil && f.os != nil; r.ring {
+		if !f.tried {
+			f.reg, f.tried = s.ring.register(f.os.fd), true
+		}
 		s.ring.push(slot, r, f.os.fd, f.reg)
 	} else {
 		s.reads.push(slot, r)
@@ -390,12 +405,13 @@ func (s *Scheduler) finish(c completion, now time.Duration) {
 			s.push(i, r.lane)
 		default:
 			failed = true
-			s.failed(i, raise(f, b.n*int64(s.size), c.err), now)
+			s.failed(i, &ReadError{f.name, b.n * int64(s.size), c.err}, now)
 		}
 	}
 	if failed {
 		s.stats.Errors++
 	}
+	s.promise(f)
 	clear(r.to)
 	r.file, r.handle = nil, nil
 	s.idle = append(s.idle, c.slot)
@@ -414,9 +430,7 @@ func (s *Scheduler) arrived(i int32, now time.Duration) {
 	b.state, b.alone = ready, false
 	s.tell(b, nil, now)
 	if b.refs == 0 { // nobody waited any more
-		b.left = now
-		s.give(i, s.key(b, now))
-		s.freed = true
+		s.rest(i, now)
 	}
 }
 
@@ -433,7 +447,7 @@ func (s *Scheduler) tell(b *block, err error, now time.Duration) {
 		p.wait, p.next = false, nil
 		if err != nil {
 			b.refs--
-			set.st.holds--
+			set.st.hold(-1)
 			p.block, p.bytes = none, nil
 			if set.err == nil {
 				set.err = err

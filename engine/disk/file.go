@@ -144,23 +144,25 @@ type File struct {
 	handle Handle // nil when there are no users
 
 	// Belong to Scheduler.run, under its mu.
-	share   share
-	lanes   [lanes]lane
-	inQueue [lanes]bool
-	under   [lanes]int // reads under way, without those that are stuck
-	stuck   int        // reads that take too long: no others are begun
-	blocks  int        // in the pool
-	readers []*Stream  // playing, by phase
-	moved   bool       // they came, went or sought: the keys of blocks are out of date
-	unused  bool       // perhaps to be closed when nothing is under way
-	late    int        // underruns in this cycle
-	worst   time.Duration
+	share    share
+	lanes    [lanes]lane
+	inQueue  [lanes]bool
+	under    [lanes]int // reads under way, without those that are stuck
+	stuck    int        // reads that take too long: no others are begun
+	blocks   int        // in the pool
+	pinned   int        // of them, those that are held or being read
+	owed     int        // more that its streams may come to want
+	promised int        // of them, those that are kept for them
+	readers  []*Stream  // playing, by phase
+	moved    bool       // they came, went or sought: the keys of blocks are out of date
+	unused   bool       // perhaps to be closed when nothing is under way
+	reg      int32      // place among the ring's registered files, none when it has not
+	tried    bool       // to get one
+	late     int        // underruns in this cycle
+	worst    time.Duration
 
-	// Go with the handle.
-	os  *osFile // nil when it is another kind of Handle
-	reg int32   // place among the ring's registered files, none if not
-
-	s *Scheduler
+	os *osFile // the handle, nil when it is of another kind
+	s  *Scheduler
 }
 
 // Name is the name the file was opened under first.
@@ -235,9 +237,6 @@ func (fs *files) open(s *Scheduler, name string) (*File, error) {
 	}
 	f.handle = h
 	f.os, _ = h.(*osFile)
-	if f.os != nil && s.ring != nil {
-		f.reg = s.ring.register(f.os.fd)
-	}
 	if f.os != nil && f.os.why != nil && !fs.said {
 		fs.said = true
 		s.log.Warn("disk: read through the page cache", "file", name, "err", f.os.why)
@@ -282,7 +281,7 @@ func (fs *files) retire(s *Scheduler, f *File) {
 		if err := f.handle.Close(); err != nil {
 			s.log.Error("disk: close", "file", f.name, "err", err)
 		}
-		f.handle, f.os, f.reg = nil, nil, none
+		f.handle, f.os, f.reg, f.tried = nil, nil, none, false
 	}
 	if f.blocks == 0 && fs.all[f.ident] == f {
 		delete(fs.all, f.ident)

@@ -29,3 +29,13 @@ func setDirect(fd int) error {
 func noReadAhead(fd int) { _ = unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) }
 
 func dropCache(fd int, off, n int64) { _ = unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) }
+
+// populate takes the memory's pages now rather than at the first read into
+// each, huge ones where there are some.
+func populate(memory []byte) error {
+	_ = unix.Madvise(memory, unix.MADV_HUGEPAGE)
+	if err := unix.Madvise(memory, unix.MADV_POPULATE_WRITE); err != unix.EINVAL { // Linux before 5.14
+		return err
+	}
+	return nil
+}

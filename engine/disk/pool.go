@@ -1,10 +1,33 @@
 package disk
 
 import (
+	"errors"
 	"math"
 	"math/bits"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
+
+const hugePage = 2 << 20
+
+// mapMemory maps memory outside of the Go heap, at the start of a huge page: of
+// those the kernel has fewer to look up for a read. Mapped is for unmapMemory.
+func mapMemory(size int) (memory, mapped []byte, err error) {
+	mapped, err = unix.Mmap(-1, 0, size+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, nil, err
+	}
+	skip := int(-uintptr(unsafe.Pointer(&mapped[0])) % hugePage)
+	memory = mapped[skip : skip+size : skip+size]
+	if err := populate(memory); err != nil {
+		return nil, nil, errors.Join(err, unmapMemory(mapped))
+	}
+	return memory, mapped, nil
+}
+
+func unmapMemory(mapped []byte) error { return unix.Munmap(mapped) }
 
 // blockState is where a block stands.
 type blockState uint8
@@ -52,7 +75,7 @@ type pool struct {
 	heap   []int32
 }
 
-func (p *pool) init(memory []byte, size int) {
+func (p *pool) adopt(memory []byte, size int) {
 	n := len(memory) / size
 	width := bits.Len(uint(2 * n))
 	*p = pool{memory: memory, size: size, blocks: make([]block, n), table: make([]int32, 1<<width), shift: 64 - width,

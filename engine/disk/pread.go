@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,12 +27,13 @@ type completion struct {
 	err  error
 }
 
-// preads reads with a goroutine for each read under way: they are started when
-// there is none to spare, and stay.
+// preads reads with a goroutine for each read that may be under way. They are
+// started when the first is needed, and stay.
 type preads struct {
-	done  chan<- completion
+	done  chan completion
+	post  *mailbox
 	work  chan job
-	spare atomic.Int32
+	begun bool
 	alive sync.WaitGroup
 }
 
@@ -42,25 +42,25 @@ type job struct {
 	r    *read
 }
 
-func (p *preads) init(done chan<- completion, slots int) {
-	p.done, p.work = done, make(chan job, slots)
+func (p *preads) init(post *mailbox, slots int) {
+	p.post, p.done, p.work = post, make(chan completion, slots), make(chan job, slots)
 }
 
 func (p *preads) push(slot int32, r *read) {
-	if p.spare.Add(-1) < 0 {
-		p.spare.Add(1)
-		p.alive.Add(1)
-		go p.worker()
+	if !p.begun {
+		p.begun = true
+		for range cap(p.work) {
+			p.alive.Go(p.worker)
+		}
 	}
 	p.work <- job{slot, r} // never full: as many fit as there are reads
 }
 
 func (p *preads) worker() {
-	defer p.alive.Done()
 	for j := range p.work {
 		n, err := j.r.read()
-		p.spare.Add(1)
-		p.done <- completion{j.slot, n, err}
+		p.done <- completion{j.slot, n, err} // never full either
+		p.post.wake()
 	}
 }
 

@@ -16,9 +16,11 @@ type core struct {
 	cycle   int64  // whose batch was made last
 	pending []*Set // for a later cycle
 	starved []*Set // for blocks, oldest stream first
-	first   *Set   // of those that wait for reads
+	waiting []*Set // for reads
 	ready   []*Set // to be handed over
 	freed   bool   // blocks, since the starved had their turn
+
+	promised int // blocks kept for streams that hold less than they were admitted for
 
 	fresh []int32        // blocks to be put into lanes
 	queue [lanes][]*File // files with blocks in a lane
@@ -39,8 +41,9 @@ type core struct {
 // urgentDepth is how many reads beyond the depth starting streams may have.
 func urgentDepth(depth int) int { return depth/2 + 1 }
 
-func (c *core) init(cfg *Config, memory []byte, slots int) {
-	c.pool.init(memory, cfg.BlockSize)
+func (s *Scheduler) init(memory []byte, slots int) {
+	c, cfg := &s.core, &s.cfg
+	c.adopt(memory, cfg.BlockSize)
 	c.ledger.Budget = cfg.budget()
 	run := cfg.MaxRead / cfg.BlockSize
 	c.slots = make([]read, slots)
@@ -60,40 +63,45 @@ func (c *core) init(cfg *Config, memory []byte, slots int) {
 // closeWait is how long Close waits for reads under way.
 const closeWait = 2 * time.Second
 
-// run is the scheduler's goroutine, and the only one that reads the clock.
-func (s *Scheduler) run() {
+// run is the scheduler's goroutine, and the only one that reads the clock. It
+// says when it has begun, or why it cannot.
+func (s *Scheduler) run(begun chan<- error) {
 	defer close(s.ended)
+	if s.ring != nil {
+		defer s.ring.leave()
+		if err := s.ring.enter(); err != nil {
+			begun <- err
+			return
+		}
+	}
+	begun <- nil
 	timer := time.NewTimer(s.cfg.Cycle)
 	defer timer.Stop()
+	news := func() bool { return len(s.reads.done) > 0 }
 	for {
 		s.mu.Lock()
-		now := s.now()
+		now := max(time.Since(s.epoch), 1)
 		s.step(now)
 		pause := s.pause(now)
 		end := s.closing > 0 && (len(s.idle) == len(s.slots) || now > s.closing+closeWait)
 		s.mu.Unlock()
-		for _, set := range s.ready {
-			set.state, set.busy = resting, false
-			set.st.to.Ready(set)
-		}
-		clear(s.ready)
-		s.ready = s.ready[:0]
+		s.deliver()
 		if end {
 			return
 		}
-		timer.Reset(pause)
-		select {
-		case <-s.post.wake:
-		case <-timer.C:
-		case c := <-s.done:
-			s.mu.Lock()
-			s.finish(c, s.now())
-			s.mu.Unlock()
-		}
+		s.post.sleep(timer, pause, news)
 	}
 }
 
-func (s *Scheduler) now() time.Duration { return max(time.Since(s.epoch), 1) }
+// deliver hands over the sets that are ready.
+func (s *Scheduler) deliver() {
+	for _, set := range s.ready {
+		set.state, set.busy = resting, false
+		set.st.to.Ready(set)
+	}
+	clear(s.ready)
+	s.ready = s.ready[:0]
+}
 
 // pause is how long there is nothing to do unless something happens.
 func (s *Scheduler) pause(now time.Duration) time.Duration {
@@ -109,18 +117,14 @@ func (s *Scheduler) pause(now time.Duration) time.Duration {
 
 // step does all there is to do at the time now.
 func (s *Scheduler) step(now time.Duration) {
-	for len(s.done) > 0 {
-		s.finish(<-s.done, now)
+	for len(s.reads.done) > 0 {
+		s.finish(<-s.reads.done, now)
 	}
 	if s.ring != nil {
 		s.ring.reap(func(c completion) { s.finish(c, now) })
 	}
-	letters, closed := s.post.take()
-	for _, l := range letters {
+	for _, l := range s.post.take() {
 		s.obey(l, now)
-	}
-	if closed && s.closing == 0 {
-		s.shut(now)
 	}
 	if now >= time.Duration(s.cycle+1)*s.cfg.Cycle {
 		s.tick(now)
@@ -129,6 +133,13 @@ func (s *Scheduler) step(now time.Duration) {
 	s.findStuck(now)
 	s.enqueue()
 	s.issue(now)
+	if s.closing > 0 && s.ring != nil {
+		for i := range s.slots {
+			if s.slots[i].file != nil && s.slots[i].ring {
+				s.ring.cancel(int32(i)) // again and again: it may come too early
+			}
+		}
+	}
 }
 
 func (s *Scheduler) obey(l letter, now time.Duration) {
@@ -146,11 +157,15 @@ func (s *Scheduler) obey(l letter, now time.Duration) {
 		s.ages++
 		st.age, st.index = s.ages, len(s.streams)
 		s.streams = append(s.streams, st)
+		st.file.owed += st.quota
+		s.promise(st.file)
 	case opClose:
 		s.end(st, now)
 	case opIdle:
 		l.file.unused = true
 		s.files.retire(s, l.file)
+	case opShut:
+		s.shut(now)
 	}
 }
 
@@ -179,6 +194,8 @@ func (s *Scheduler) part(st *Stream) {
 	s.streams[len(s.streams)-1] = nil
 	s.streams = s.streams[:len(s.streams)-1]
 	st.index = none
+	st.file.owed -= st.quota
+	s.promise(st.file)
 	s.ledger.leave(&st.file.share, st.demand)
 	s.files.letGo(s, st.file)
 }
@@ -188,9 +205,6 @@ func (s *Scheduler) shut(now time.Duration) {
 	s.closing = now
 	for _, st := range slices.Clone(s.streams) {
 		s.end(st, now)
-	}
-	if s.ring != nil && len(s.idle) < len(s.slots) {
-		s.ring.cancel()
 	}
 }
 
@@ -208,7 +222,7 @@ func (s *Scheduler) tick(now time.Duration) {
 		if s.isLater(set) {
 			later = append(later, set)
 		} else {
-			set.state, set.asked = starved, now
+			set.state, set.turn = starved, now
 			s.starved = append(s.starved, set)
 		}
 	}
@@ -247,7 +261,7 @@ func (s *Scheduler) account(now time.Duration, cycles int64) {
 // sayLate counts the sets that are late and still missing, and logs the
 // underruns of the last cycle, a line a file.
 func (s *Scheduler) sayLate(now time.Duration) {
-	for set := s.first; set != nil; set = set.to {
+	for _, set := range s.waiting {
 		s.late(set, now)
 	}
 	for _, set := range s.starved {
@@ -263,7 +277,7 @@ func (s *Scheduler) sayLate(now time.Duration) {
 
 // late counts a set that is late, once.
 func (s *Scheduler) late(set *Set, now time.Duration) {
-	if set.due == 0 || now <= set.due {
+	if now <= set.due || set.due <= set.asked {
 		return
 	}
 	f := set.st.file

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,6 +47,16 @@ type Stream struct {
 
 // File returns the stream's file.
 func (st *Stream) File() *File { return st.file }
+
+// owed is how many more blocks the stream may come to want.
+func (st *Stream) owed() int { return max(st.quota-st.holds, 0) }
+
+// hold changes how many it holds.
+func (st *Stream) hold(n int) {
+	st.file.owed -= st.owed()
+	st.holds += n
+	st.file.owed += st.owed()
+}
 
 // NewSet returns an empty set, to be released by the caller; nil when six are
 // in use or the stream is closed.
@@ -93,15 +104,16 @@ type Set struct {
 	at    time.Duration
 	due   time.Duration // since the scheduler's epoch; 0 for at once
 	asked time.Duration
-	busy  bool // between Read and Ready
-	free  bool // guarded by the mailbox's mu
+	turn  time.Duration // when it was to be read
+	busy  bool          // between Read and Ready
+	free  bool          // guarded by the mailbox's mu
 	err   error
 
 	// Belong to Scheduler.run.
-	state    setState
-	missing  int  // pins to blocks that are not read yet
-	counted  bool // as an underrun
-	from, to *Set // neighbours among those that wait for reads
+	state   setState
+	missing int  // pins to blocks that are not read yet
+	counted bool // as an underrun
+	place   int  // among those that wait for reads
 }
 
 type setState uint8
@@ -139,7 +151,7 @@ func (set *Set) Want(off, n int64) { set.wants = append(set.wants, want{off, n})
 // data must be there. It is read in the cycle before the one that holds due;
 // where that has begun, with what is read now; where due lies in this very
 // cycle, or is zero, before all else. Data that comes later than due is counted
-// as an underrun, unless due is zero.
+// as an underrun, unless it was due when it was asked for, or due is zero.
 func (set *Set) Read(at time.Duration, due time.Time) error {
 	if set.busy {
 		return ErrBusy
@@ -236,6 +248,7 @@ const (
 	opOpen
 	opClose
 	opIdle
+	opShut
 )
 
 // mailbox takes what is asked of the scheduler without ever making anybody
@@ -246,8 +259,13 @@ type mailbox struct {
 	in     []letter
 	out    []letter // being worked on
 	closed bool
-	wake   chan struct{}
+
+	ring   *ring         // where run waits,
+	bell   chan struct{} // or here
+	asleep atomic.Bool
 }
+
+func (m *mailbox) init(r *ring) { m.ring, m.bell = r, make(chan struct{}, 1) }
 
 // put posts a letter; false when the scheduler is closed.
 func (m *mailbox) put(l letter) bool {
@@ -260,31 +278,63 @@ func (m *mailbox) put(l letter) bool {
 	if closed {
 		return false
 	}
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.wake()
 	return true
 }
 
-// take returns all letters, valid until the next call, and whether there will
-// be no more.
-func (m *mailbox) take() ([]letter, bool) {
+// wake makes run look at what there is, now or when it is through.
+func (m *mailbox) wake() {
+	if !m.asleep.CompareAndSwap(true, false) {
+		return
+	}
+	if m.ring != nil {
+		m.ring.wake()
+		return
+	}
+	select {
+	case m.bell <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits until somebody calls wake, a read of the ring has ended, or for
+// so long. News is what it looks for before it closes its eyes.
+func (m *mailbox) sleep(timer *time.Timer, d time.Duration, news func() bool) {
+	m.asleep.Store(true)
+	defer m.asleep.Store(false)
+	m.mu.Lock()
+	awake := len(m.in) > 0
+	m.mu.Unlock()
+	if awake || news() {
+		return
+	}
+	if m.ring != nil {
+		m.ring.wait(d)
+		return
+	}
+	timer.Reset(d)
+	select {
+	case <-m.bell:
+	case <-timer.C:
+	}
+}
+
+// take returns all letters, valid until the next call.
+func (m *mailbox) take() []letter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.out)
 	m.in, m.out = m.out[:0], m.in
-	return m.out, m.closed
+	return m.out
 }
 
+// close posts the last letter.
 func (m *mailbox) close() {
 	m.mu.Lock()
+	m.in = append(m.in, letter{op: opShut})
 	m.closed = true
 	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.wake()
 }
 
 // recycle makes a set free for the next NewSet.

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
-	"sync"
+	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,26 +17,27 @@ import (
 // What is needed of linux/io_uring.h; see io_uring(7), io_uring_setup(2),
 // io_uring_enter(2) and io_uring_register(2).
 const (
-	opReadv      = 1
-	opReadFixed  = 4
-	opReadvFixed = 60 // Linux 6.15
+	ioReadv      = 1
+	ioReadFixed  = 4
+	ioRead       = 22
+	ioReadvFixed = 60 // Linux 6.15
 
 	sqeFixedFile = 1 << 0
 
-	setupClamp = 1 << 4
+	setupClamp    = 1 << 4
+	setupDisabled = 1 << 6
+	setupSingle   = 1 << 12 // one thread submits (Linux 6.0)
+	setupDefer    = 1 << 13 // completions are worked out while it waits (Linux 6.1)
 
-	featSingleMmap   = 1 << 0 // Linux 5.4
-	featNoDrop       = 1 << 1 // Linux 5.5
-	featSubmitStable = 1 << 2 // Linux 5.5: iovecs are copied at submission
+	enterGetEvents = 1 << 0
+	enterExtArg    = 1 << 3
 
 	registerBuffers     = 0
 	registerFiles       = 2
-	registerEventfd     = 4
 	registerFilesUpdate = 6
 	registerProbe       = 8
+	registerEnable      = 12
 	registerSyncCancel  = 24
-
-	cancelAll = 1<<0 | 1<<2 // all requests, any at all
 
 	offRing = 0
 	offSQEs = 0x10000000
@@ -72,13 +74,17 @@ type cqe struct {
 	flags uint32
 }
 
-// ring is an io_uring. Requests are pushed and submitted by Scheduler.run, and
-// there are never more of them than entries. That some have ended comes through
-// an eventfd that the Go runtime polls with its sockets, so that no thread waits.
+// ring is an io_uring. All of it but alarm belongs to the one thread that
+// Scheduler.run is locked to, which also waits in it: a read that ends wakes
+// this thread and no other. There are never more requests than entries.
 type ring struct {
 	fd       int
-	events   *os.File
-	mem      []byte // both rings
+	alarm    int           // eventfd
+	rung     [8]byte       // what is read from it
+	armed    bool          // a read of it is under way
+	limit    unix.Timespec // of a wait; the kernel has its address, so it is not on a stack
+	newFD    int32         // likewise
+	mem      []byte        // both rings
 	sqeMem   []byte
 	sqes     []sqe
 	sqHead   *uint32
@@ -94,13 +100,9 @@ type ring struct {
 	fixed    bool           // is registered
 	fixedVec bool           // and several parts of it can be read into at once
 
-	mu    sync.Mutex
 	files []int32 // free places among the registered files
 	used  int32   // places used so far
 	room  int32   // places in all
-
-	wake chan<- struct{}
-	deaf chan struct{} // closed by listen
 }
 
 const (
@@ -108,28 +110,24 @@ const (
 	fixedFiles = 4096
 )
 
-// openRing sets up a ring for so many reads of so many blocks each.
-func openRing(memory []byte, reads, run int, wake chan<- struct{}) (*ring, error) {
-	var p ringParams
-	p.flags = setupClamp
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(reads), uintptr(unsafe.Pointer(&p)), 0)
+// openRing sets up a ring for so many reads of so many blocks each. What it
+// needs of the kernel came with Linux 6.1 at the latest.
+func openRing(memory []byte, reads, run int) (*ring, error) {
+	p := ringParams{flags: setupSingle | setupDefer | setupClamp | setupDisabled}
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(reads+1), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	r := &ring{fd: int(fd), memory: memory, wake: wake, deaf: make(chan struct{})}
+	r := &ring{fd: int(fd), memory: memory, alarm: -1}
 	if err := r.init(&p, reads, run); err != nil {
-		return nil, errors.Join(err, r.unmap())
+		return nil, errors.Join(err, r.close())
 	}
-	go r.listen()
 	return r, nil
 }
 
 func (r *ring) init(p *ringParams, reads, run int) (err error) {
-	if need := uint32(featSingleMmap | featNoDrop | featSubmitStable); p.features&need != need {
-		return fmt.Errorf("io_uring of this kernel is too old (features %#x)", p.features)
-	}
-	if int(p.sqEntries) < reads {
-		return fmt.Errorf("io_uring has %d entries of %d", p.sqEntries, reads)
+	if int(p.sqEntries) <= reads {
+		return fmt.Errorf("io_uring has %d entries, not %d", p.sqEntries, reads+1)
 	}
 	size := max(p.sq.array+p.sqEntries*4, p.cq.cqes+p.cqEntries*uint32(unsafe.Sizeof(cqe{})))
 	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
@@ -150,19 +148,22 @@ func (r *ring) init(p *ringParams, reads, run int) (err error) {
 	for range reads {
 		r.iovs = append(r.iovs, make([]unix.Iovec, 0, run))
 	}
-	evfd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
+	if r.alarm, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
 		return os.NewSyscallError("eventfd", err)
-	}
-	r.events = os.NewFile(uintptr(evfd), "io_uring eventfd")
-	fd := int32(evfd)
-	if err := r.call(registerEventfd, unsafe.Pointer(&fd), 1); err != nil {
-		return err
 	}
 	r.registerMemory()
 	r.registerTable()
 	return nil
 }
+
+// enter makes the calling thread the one the ring belongs to.
+func (r *ring) enter() error {
+	runtime.LockOSThread()
+	return r.call(registerEnable, nil, 0)
+}
+
+// leave ends what enter began.
+func (r *ring) leave() { runtime.UnlockOSThread() }
 
 func (r *ring) call(op uintptr, arg unsafe.Pointer, n int) error {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), op, uintptr(arg), uintptr(n), 0, 0)
@@ -195,7 +196,7 @@ func (r *ring) registerMemory() {
 		}
 	}
 	if r.call(registerProbe, unsafe.Pointer(&probe), len(probe.ops)) == nil {
-		r.fixedVec = probe.ops[opReadvFixed].flags&1 != 0
+		r.fixedVec = probe.ops[ioReadvFixed].flags&1 != 0
 	}
 }
 
@@ -219,8 +220,6 @@ func (r *ring) String() string {
 
 // register makes a file one of the registered; none when there is no place.
 func (r *ring) register(fd int) int32 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	place := r.used
 	if n := len(r.files); n > 0 {
 		place, r.files = r.files[n-1], r.files[:n-1]
@@ -236,18 +235,17 @@ func (r *ring) register(fd int) int32 {
 }
 
 func (r *ring) unregister(place int32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.update(place, -1) == nil { // else it is lost until Close
 		r.files = append(r.files, place)
 	}
 }
 
 func (r *ring) update(place, fd int32) error {
+	r.newFD = fd
 	u := struct {
 		off, _ uint32
 		fds    uint64
-	}{off: uint32(place), fds: uint64(uintptr(unsafe.Pointer(&fd)))}
+	}{off: uint32(place), fds: uint64(uintptr(unsafe.Pointer(&r.newFD)))}
 	return r.call(registerFilesUpdate, unsafe.Pointer(&u), 1)
 }
 
@@ -265,14 +263,14 @@ func (r *ring) push(slot int32, d *read, fd int, reg int32) {
 	}
 	e := &r.sqes[r.tail&r.sqMask]
 	r.tail++
-	*e = sqe{op: opReadv, fd: int32(fd), off: uint64(d.off), user: uint64(slot),
+	*e = sqe{op: ioReadv, fd: int32(fd), off: uint64(d.off), user: uint64(slot),
 		addr: uint64(uintptr(unsafe.Pointer(&iovs[0]))), len: uint32(len(iovs))}
 	switch {
 	case r.fixed && len(iovs) == 1:
-		e.op, e.buf = opReadFixed, first
+		e.op, e.buf = ioReadFixed, first
 		e.addr, e.len = uint64(uintptr(unsafe.Pointer(&d.to[0][0]))), uint32(len(d.to[0]))
 	case r.fixedVec && first == last:
-		e.op, e.buf = opReadvFixed, first
+		e.op, e.buf = ioReadvFixed, first
 	}
 	if reg != none {
 		e.fd, e.flags = reg, sqeFixedFile
@@ -301,60 +299,74 @@ func (r *ring) submit() {
 	}
 }
 
-// reap calls fn for the reads that have ended. It is called by Scheduler.run.
+// reap calls fn for the reads that have ended.
 func (r *ring) reap(fn func(completion)) {
 	for head := *r.cqHead; head != atomic.LoadUint32(r.cqTail); head++ {
-		e := &r.cqes[head&r.cqMask]
-		c := completion{slot: int32(e.user), n: int(e.res)}
-		if e.res < 0 {
-			c.n, c.err = 0, unix.Errno(-e.res)
-		}
+		e := r.cqes[head&r.cqMask]
 		atomic.StoreUint32(r.cqHead, head+1)
-		fn(c)
-	}
-}
-
-// listen wakes Scheduler.run when reads have ended, until the eventfd is closed.
-func (r *ring) listen() {
-	defer close(r.deaf)
-	var count [8]byte
-	for {
-		if _, err := r.events.Read(count[:]); err != nil {
-			return
-		}
-		select {
-		case r.wake <- struct{}{}:
+		switch {
+		case e.user == alarmUser:
+			r.armed = false
+		case e.res < 0:
+			fn(completion{slot: int32(e.user), err: unix.Errno(-e.res)})
 		default:
+			fn(completion{slot: int32(e.user), n: int(e.res)})
 		}
 	}
 }
 
-// cancel asks the kernel to give up what it can of what is under way.
-func (r *ring) cancel() {
-	var arg [64]byte // struct io_uring_sync_cancel_reg
+const alarmUser = 1 << 32 // no slot of a read
+
+// wait waits until a read has ended, somebody calls wake, or for so long.
+func (r *ring) wait(d time.Duration) {
+	if !r.armed {
+		e := &r.sqes[r.tail&r.sqMask]
+		r.tail++
+		*e = sqe{op: ioRead, fd: int32(r.alarm), user: alarmUser, addr: uint64(uintptr(unsafe.Pointer(&r.rung))), len: uint32(len(r.rung))}
+		r.armed = true
+	}
+	atomic.StoreUint32(r.sqTail, r.tail)
+	r.limit = unix.NsecToTimespec(int64(d))
+	arg := struct {
+		sigmask uint64
+		size, _ uint32
+		ts      uint64
+	}{ts: uint64(uintptr(unsafe.Pointer(&r.limit)))}
+	n := r.tail - atomic.LoadUint32(r.sqHead)
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(n), 1, enterGetEvents|enterExtArg,
+		uintptr(unsafe.Pointer(&arg)), unsafe.Sizeof(arg))
+	switch errno {
+	case 0, unix.ETIME, unix.EINTR:
+	default:
+		time.Sleep(time.Millisecond) // EAGAIN, EBUSY; never a busy loop
+	}
+}
+
+var one = binary.NativeEndian.AppendUint64(nil, 1) // what an eventfd is rung with
+
+// wake makes a wait under way, or the next, return. Anybody may call it.
+func (r *ring) wake() {
+	_, _ = unix.Write(r.alarm, one)
+}
+
+// cancel asks the kernel to give up a read, if it can at once.
+func (r *ring) cancel(slot int32) {
+	var arg [64]byte // struct io_uring_sync_cancel_reg: by user data, for no time
+	binary.NativeEndian.PutUint64(arg[:], uint64(slot))
 	binary.NativeEndian.PutUint32(arg[8:], ^uint32(0))
-	binary.NativeEndian.PutUint32(arg[12:], cancelAll)
-	// A timeout of zero: do not wait for those that cannot be cancelled.
 	_ = r.call(registerSyncCancel, unsafe.Pointer(&arg), 1)
 }
 
-// close ends the ring; nothing may be under way.
+// close ends the ring; no read may be under way.
 func (r *ring) close() error {
-	err := r.events.Close()
-	<-r.deaf
-	r.events = nil
-	return errors.Join(err, r.unmap())
-}
-
-func (r *ring) unmap() error {
-	var err error
-	if r.events != nil {
-		err = r.events.Close()
-	}
+	err := unix.Close(r.fd)
 	for _, m := range [][]byte{r.sqeMem, r.mem} {
 		if m != nil {
 			err = errors.Join(err, unix.Munmap(m))
 		}
 	}
-	return errors.Join(err, unix.Close(r.fd))
+	if r.alarm >= 0 {
+		err = errors.Join(err, unix.Close(r.alarm))
+	}
+	return err
 }

@@ -44,6 +44,7 @@ func byCycle(t testing.TB, m *Movie, file []byte, cfg Config, from time.Duration
 		if err := r.Plan(c, start+step()); err != nil {
 			t.Fatal(err)
 		}
+		more := r.More()
 		d := &chopped{file: file, size: buffer}
 		for round := 0; ; round++ {
 			if !slices.IsSortedFunc(c.Extents, func(a, b Extent) int { return int(a.Off - b.Off) }) {
@@ -60,6 +61,9 @@ func byCycle(t testing.TB, m *Movie, file []byte, cfg Config, from time.Duration
 			if round == 3 {
 				t.Fatalf("%v: still missing %v", c.From, c.Extents)
 			}
+		}
+		if r.More() && !more {
+			t.Fatalf("%v to %v: Plan left nothing, Load does", c.From, c.To)
 		}
 		var p Packet
 		for last := time.Duration(0); c.Next(&p); last = p.Send {
@@ -294,5 +298,42 @@ func TestNoAllocations(t *testing.T) {
 	}
 	if want := 6 * len(scanAll(t, f, Config{}, 0)); packets != want { // one pass to warm up
 		t.Errorf("%d packets, want %d", packets, want)
+	}
+}
+
+// Whether there is more is known before the data are: packets spread, or due
+// by their hints, beyond an interval are not forgotten at the movie's end.
+func TestMoreBeforeLoad(t *testing.T) {
+	spread := hints(hintSample(nil, hp{seq: 1}), hintSample(nil, hp{seq: 2}, hp{seq: 3}))
+	spread.stts = [][2]int{{2, 120}}
+	late := hints(hintSample(nil, hp{seq: 1, rel: 50}), hintSample(nil, hp{seq: 2}, hp{seq: 3, rel: 50}))
+	late.stts = [][2]int{{2, 120}}
+	for _, h := range []tt{spread, late} {
+		b := tm{tracks: []tt{media("x"), h}}.build()
+		r, err := readMovie(t, b).Reader(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c Cycle
+		var p Packet
+		packets := 0
+		for _, to := range []time.Duration{100 * time.Millisecond, 130 * time.Millisecond, time.Second} {
+			if err := r.Plan(&c, to); err != nil {
+				t.Fatal(err)
+			}
+			more := r.More()
+			if ok, err := r.Load(&c, Pieces{{0, b}}); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			for c.Next(&p) {
+				packets++
+			}
+			if want := packets < 3; more != want || r.More() != want {
+				t.Errorf("at %v after %d packets: more %v before Load, %v after", to, packets, more, r.More())
+			}
+		}
+		if packets != 3 {
+			t.Errorf("%d packets", packets)
+		}
 	}
 }

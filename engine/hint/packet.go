@@ -148,7 +148,7 @@ func (l *loader) entry(at int64, ts uint32) error {
 		if ticks(max(relative, -relative), int64(l.s.t.TimeScale)) > maxRelative {
 			return l.errorf("due %d units from its sample's time", relative)
 		}
-		l.s.early = max(l.s.early, -relative)
+		l.s.early, l.s.late = max(l.s.early, -relative), max(l.s.late, relative)
 	}
 	due := l.s.t.due(at + relative)
 	e := entry{due: due, send: due, sample: l.sample, ts: ts,

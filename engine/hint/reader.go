@@ -62,6 +62,7 @@ type stream struct {
 	owed  int   // first sample that may hold packets not yet given out
 	seen  int   // first sample that was in no interval yet
 	early int64 // media time by which packets were seen due before their sample
+	late  int64 // and after it
 }
 
 // ref is the reader's place in a track the hints point into.
@@ -128,7 +129,8 @@ func (r *Reader) Seek(at time.Duration) {
 // From returns the start of the next interval.
 func (r *Reader) From() time.Duration { return r.from }
 
-// More reports whether anything is left to plan.
+// More reports whether anything is left to plan. Between Plan and Load it may
+// say so of an interval that turns out to be empty.
 func (r *Reader) More() bool {
 	for i := range r.streams {
 		if r.streams[i].owed < r.streams[i].t.samples.n {
@@ -206,7 +208,7 @@ func (r *Reader) Plan(c *Cycle, to time.Duration) error {
 		if w.hi-w.lo > r.cfg.MaxPackets {
 			return r.limit(s.t, "%d hint samples due before %v", w.hi-w.lo, to)
 		}
-		s.seen, s.owed = max(s.seen, w.hi), max(s.owed, w.hi)
+		s.seen, s.owed = max(s.seen, w.hi), s.tail(w, to, r.cfg.AsHinted)
 		c.windows = append(c.windows, w)
 		if err := r.planHints(c, s, w); err != nil {
 			return err
@@ -219,6 +221,23 @@ func (r *Reader) Plan(c *Cycle, to time.Duration) error {
 	}
 	r.from = to
 	return r.settle(c)
+}
+
+// tail returns the first sample of the window whose packets may be due at to or
+// later, w.hi when there is none: what is owed before Load has seen them.
+func (s *stream) tail(w window, to time.Duration, asHinted bool) int {
+	if w.lo == w.hi {
+		return w.hi
+	}
+	t := &s.t.samples
+	owed := w.hi
+	if s.late > 0 {
+		owed = min(owed, t.lower(s.t.media(to)-s.late))
+	}
+	if !asHinted && s.t.due(t.time(w.hi)) > to { // spread beyond the interval
+		owed = min(owed, t.lower(t.time(w.hi-1)))
+	}
+	return max(owed, w.lo)
 }
 
 // settle merges the extents of c and holds them to the limit.

@@ -1,0 +1,111 @@
+package judge
+
+import (
+	"testing"
+
+	"rtspshim/compat/talk"
+)
+
+func TestNormal(t *testing.T) {
+	n := newNormal(&talk.Recording{Authority: "10.0.0.1:554", Peer: "10.0.0.2:8554", Host: "10.0.0.1", Local: "10.0.0.9", Ports: []int{20000, 20010}})
+	for _, c := range []struct{ name, value, want string }{
+		{"Content-Base", "rtsp://10.0.0.1:554/a/", "rtsp://<server>/a/"},
+		{"Content-Base", "rtsp://10.0.0.2:8554/a/", "rtsp://<server>/a/"},
+		{"Content-Base", "rtsp://10.0.0.3:554/a/", "rtsp://10.0.0.3:554/a/"},
+		{"Session", "abc;timeout=60", "<session 1>;timeout=60"},
+		{"Session", "def", "<session 2>"},
+		{"Session", "abc", "<session 1>"},
+		{"Transport", "RTP/AVP;unicast;source=10.0.0.1;client_port=20010-20011;server_port=6970-6971;ssrc=3B0B435B",
+			"RTP/AVP;unicast;source=<host>;client_port=<port 2+0>-<port 2+1>;server_port=<even port>-<+1>;ssrc=<ssrc>"},
+		{"Transport", "RTP/AVP;client_port=1-2;server_port=6971-6973;destination=10.0.0.9", "RTP/AVP;client_port=1-2;server_port=<odd port>-<+2>;destination=<client>"},
+		{"RTP-Info", "url=rtsp://10.0.0.1:554/a/1;seq=5;rtptime=77,url=b;seq=0;rtptime=0", "url=rtsp://<server>/a/1;seq=<n>;rtptime=<n>,url=b;seq=0;rtptime=0"},
+		{"Date", "Sun, 22 Nov 2026 05:32:49 GMT", "<date>"},
+		{"Date", "yesterday", "yesterday"},
+		{"WWW-Authenticate", `Digest realm="x", nonce="abc", opaque="1"`, `Digest realm="x", nonce="<nonce>", opaque="<nonce>"`},
+		{"Range", "npt=0.00000-20.5", "npt=#-#"},
+		{"Server", "10.0.0.11", "10.0.0.11"},
+	} {
+		if got := n.field(&talk.Message{}, talk.Field{Name: c.name, Value: c.value}); got != c.want {
+			t.Errorf("%s: %s\n got %s\nwant %s", c.name, c.value, got, c.want)
+		}
+	}
+	if got := n.sdpLine("o=- 13672321427718687045 1 IN IP4 10.0.0.1"); got != "o=- <id> <version> IN IP4 <host>" {
+		t.Error(got)
+	}
+}
+
+func TestAlign(t *testing.T) {
+	of := func(s string) (p []talk.Packet) {
+		for _, c := range s {
+			p = append(p, talk.Packet{Hash: uint64(c)})
+		}
+		return p
+	}
+	for _, c := range []struct {
+		a, b                           string
+		fixed                          bool
+		pairs, missing, extra, changed int
+		ok                             bool
+	}{
+		{"abcdefgh", "abcdefgh", true, 8, 0, 0, 0, true},
+		{"abcdefgh", "abcdefghijk", true, 8, 0, 0, 0, true}, // heard longer
+		{"abcdefgh", "abdefgh", true, 7, 1, 0, 0, true},
+		{"abcdefgh", "bcdefgh", true, 7, 1, 0, 0, true},
+		{"abcdefgh", "abXcdefgh", true, 8, 0, 1, 0, true},
+		{"abcdefgh", "abXdefgh", true, 7, 0, 0, 1, true},
+		{"abcdefgh", "abccdefgh", true, 8, 0, 1, 0, true},
+		{"abcdefgh", "cdefghij", false, 6, 0, 0, 0, true}, // live: joined later
+		{"cdefghij", "abcdefgh", false, 6, 0, 0, 0, true},
+		{"abcdefgh", "cdeghijk", false, 5, 1, 0, 0, true},
+		{"abcd", "wxyz", false, 0, 0, 0, 0, false},
+	} {
+		m, ok := align(of(c.a), of(c.b), c.fixed)
+		if ok != c.ok || len(m.pairs) != c.pairs || m.missing != c.missing || m.extra != c.extra || m.changed != c.changed {
+			t.Errorf("%s %s: %v %+v", c.a, c.b, ok, m)
+		}
+	}
+}
+
+// A number counts beyond its tolerance and beyond what the upstream varies by.
+func TestWeigh(t *testing.T) {
+	for _, c := range []struct {
+		size, within, loose, spread float64
+		rule                        *Rule
+		want                        Verdict
+		found                       bool
+	}{
+		{size: 1, want: Different, found: true},
+		{size: 1, within: 1},
+		{size: 1, spread: 1, want: Allowed, found: true},
+		{size: 2, spread: 1, want: Different, found: true},
+		{size: 2, spread: 1, loose: 3, want: Allowed, found: true},
+		{size: 2, loose: 3, want: Different, found: true},
+		{size: 2, rule: &Steady, want: Allowed, found: true},
+	} {
+		f, found := weigh(Difference{Size: c.size, Within: c.within, Loose: c.loose, Rule: c.rule}, c.spread)
+		if found != c.found || found && f.Verdict != c.want {
+			t.Errorf("%+v: %v %v", c, f.Verdict, found)
+		}
+	}
+}
+
+func TestFrames(t *testing.T) {
+	of := func(s string) map[string][]uint64 {
+		var h []uint64
+		for _, c := range s {
+			h = append(h, uint64(c))
+		}
+		return map[string][]uint64{"video": h}
+	}
+	one := func(shim string) Frames {
+		return Frames{Direct: []map[string][]uint64{of("abcdefgh"), of("abcdefghi")}, Shim: of(shim)}
+	}
+	for shim, want := range map[string]Verdict{"abcdefgh": Same, "abcdefghij": Same, "abcXefgh": Different, "": Different} {
+		if got := Worst(OfFrames([]Frames{one(shim)}, true)); got != want {
+			t.Errorf("%q: %s", shim, got)
+		}
+	}
+	if got := Worst(OfFrames([]Frames{one("abXdefgh"), one("abcdefgh"), one("abcdefgh")}, true)); got == Different {
+		t.Error("what came once counts")
+	}
+}

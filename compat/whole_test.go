@@ -1,0 +1,5 @@
+//go:build e2e
+
+package compat_test
+
+const everything = true

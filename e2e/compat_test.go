@@ -1,0 +1,110 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rtspshim/compat"
+	"rtspshim/compat/judge"
+	"rtspshim/compat/report"
+	"rtspshim/compat/talk"
+	"rtspshim/internal/testbed"
+)
+
+// Every upstream, compared with itself and with the shim in front of it: no
+// difference. With -artifacts the pages and tables are kept.
+func TestCompat(t *testing.T) {
+	movie := testbed.Movie(t, "h264-aac.mp4")
+	for _, c := range []struct {
+		name, path string
+		start      func(t *testing.T) testbed.Upstream
+	}{
+		{"gst movie", "/h264-aac.mp4", func(t *testing.T) testbed.Upstream {
+			return testbed.StartGst(t, testbed.GstOptions{Movies: []string{movie}}).Upstream
+		}},
+		{"gst live", "/live", func(t *testing.T) testbed.Upstream { return testbed.StartGst(t, testbed.GstOptions{}).Upstream }},
+		{"gst digest", "/h264-aac.mp4", func(t *testing.T) testbed.Upstream {
+			return testbed.StartGst(t, testbed.GstOptions{Movies: []string{movie}, Auth: testbed.DigestMD5}).Upstream
+		}},
+		{"gortsplib live", "/live", func(t *testing.T) testbed.Upstream {
+			up := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
+			testbed.PublishFile(t, up.URL("/live"), movie, testbed.TCP)
+			return up.Upstream
+		}},
+		{"gortsplib basic", "/live", func(t *testing.T) testbed.Upstream {
+			up := testbed.StartGortsplib(t, testbed.GortsplibOptions{Auth: testbed.Basic})
+			testbed.PublishFile(t, up.URL("/live"), movie, testbed.TCP)
+			return up.Upstream
+		}},
+		{"MediaMTX live", "/live", func(t *testing.T) testbed.Upstream {
+			up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
+			testbed.PublishFile(t, up.URL("/live"), movie, testbed.TCP)
+			return up
+		}},
+		{"Darwin movie", "/h264-aac.mp4", func(t *testing.T) testbed.Upstream {
+			return testbed.StartDSS(t, testbed.DSSOptions{Movies: []string{movie}}).Upstream
+		}},
+		{"Darwin digest", "/h264-aac.mp4", func(t *testing.T) testbed.Upstream {
+			return testbed.StartDSS(t, testbed.DSSOptions{Movies: []string{movie}, Auth: testbed.DigestMD5}).Upstream
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := c.start(t)
+			t.Run("itself", func(t *testing.T) { compareWith(t, up, c.path, up.Addr) })
+			t.Run("relay", func(t *testing.T) { compareWith(t, up, c.path, testbed.StartShim(t, up).Addr) })
+			if strings.HasSuffix(c.name, "movie") || strings.HasSuffix(c.name, "digest") {
+				t.Run("takeover", func(t *testing.T) {
+					shim := testbed.StartShim(t, up, "--movies", filepath.Dir(movie))
+					compareWith(t, up, c.path, shim.Addr)
+				})
+			}
+		})
+	}
+}
+
+func compareWith(t *testing.T, up testbed.Upstream, path, addr string) {
+	t.Helper()
+	if plugins := os.Getenv("SHIM_TEST_VLC_PLUGINS"); plugins != "" { // Debian's VLC has no RTSP
+		t.Setenv("VLC_PLUGIN_PATH", plugins)
+	}
+	cfg := compat.Config{Upstream: "rtsp://" + up.Addr + path, Shim: "rtsp://" + addr, Parallel: 6,
+		Bounds: talk.Bounds{Answer: 2 * time.Second}, Slow: os.Getenv("SHIM_TEST_SLOW") != ""}
+	if up.Auth != testbed.NoAuth {
+		cfg.Credentials = url.UserPassword(testbed.User, testbed.Pass)
+	}
+	switch up.Name {
+	case "gst":
+		cfg.Publish = "/record"
+	case "gortsplib", "mediamtx":
+		cfg.Publish = "/compat"
+	}
+	r, err := compat.Run(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	if err := report.Table(&table, r, true, false); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(t.ArtifactDir(), "compat.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := report.HTML(f, r); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(table.String())
+	if !r.OK() || r.Count(judge.Same) < 40 {
+		t.Errorf("%d different, %d same", r.Count(judge.Different), r.Count(judge.Same))
+	}
+}
