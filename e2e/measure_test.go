@@ -35,9 +35,10 @@ func TestSetUpLatency(t *testing.T) {
 		session := ""
 		for i, request := range []string{"OPTIONS " + url, "DESCRIBE " + url, "SETUP " + url + "/trackID=0", "PLAY " + url + "/"} {
 			more := ""
-			if i == 2 {
+			switch i {
+			case 2:
 				more = fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d\r\n", port, port+1)
-			} else if i == 3 {
+			case 3:
 				more = "Session: " + session + "\r\n"
 			}
 			c.send(fmt.Sprintf("%s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", request, i, more))

@@ -50,10 +50,8 @@ func sameThroughShim(t *testing.T, s source) {
 					awaitStream(t, s.Upstream, s.path)
 				}
 				mayTunnel(t, client, s.Upstream, transport)
-				often := false
-				if client.Name == "vlc" || s.live && s.Name == "gst" { // which see nothing at all, or begin later, now and then, directly too
-					often = true
-				}
+				// Some see nothing at all, or begin later, now and then, directly too.
+				often := client.Name == "vlc" || s.live && s.Name == "gst"
 				var err error
 				for range 4 {
 					plays := testbed.Together(
@@ -328,7 +326,7 @@ func gstPublish(tb testing.TB, url, file string, transport testbed.Transport) {
 	go func() { done <- cmd.Wait() }()
 	tb.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
-		<-done
+		<-done //nolint:errcheck // interrupted
 		if tb.Failed() {
 			tb.Logf("%s\n%s", strings.Join(cmd.Args, " "), said.String())
 		}
