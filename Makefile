@@ -4,7 +4,7 @@
 LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
 
-.PHONY: all build setup demo test e2e race lint cross fuzz clean
+.PHONY: all build setup demo test e2e race lint cross fuzz bench clean
 
 all: build
 
@@ -37,6 +37,11 @@ cross:
 	GOOS=darwin GOARCH=arm64 go build ./...
 	GOOS=darwin GOARCH=arm64 go vet ./...
 	GOOS=linux GOARCH=arm64 go build ./...
+
+# The servers against themselves behind the shim, and docs/performance.md.
+# SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX name binaries of Darwin and MediaMTX.
+bench: setup
+	go test -tags bench -run TestSuite -count=1 -timeout 20m -v ./bench
 
 # Each fuzz target for FUZZTIME.
 fuzz:

@@ -263,6 +263,20 @@ func TestConfigRefuses(t *testing.T) {
 	}
 }
 
+func TestCapacity(t *testing.T) {
+	run := func(server string, load int, lost uint64, late float64) Run {
+		return Run{Server: server, Load: load, Sessions: load, Packets: 1000, Lost: lost, Late: Quantiles{N: 1, P999: late}}
+	}
+	short := run("short", 10, 0, 1)
+	short.Sessions = 9
+	r := Report{Runs: []Run{run("a", 1, 0, 1), run("b", 1, 1, 1), run("a", 10, 0, 19), run("b", 10, 0, 1), run("a", 100, 0, 21), run("a", 1000, 0, 1), short}}
+	for server, want := range map[string]int{"a": 10, "b": 0, "short": 0, "nobody": 0} {
+		if got := r.Capacity(server); got != want {
+			t.Errorf("%s: %d, want %d", server, got, want)
+		}
+	}
+}
+
 // checkPlots reads the pictures of a report of two servers at two loads.
 func checkPlots(t *testing.T, r *Report) {
 	t.Helper()

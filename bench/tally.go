@@ -10,19 +10,27 @@ import (
 )
 
 const (
-	// A stream over TCP that was ever further ahead of its first frame's clock
-	// than this runs ahead on purpose: it is late only against that clock.
+	// A movie over TCP that was ever further ahead of the clock that started with
+	// its first packet than this runs ahead on purpose: it is late only against
+	// that clock, which is the viewer's.
 	runsAhead = int32(500_000) // µs
 	sameFrame = 2 * time.Second
 	maxErrors = 20 // kinds of failure told apart
 )
+
+// foundation is a server's memory to compare with: before the first session, then at
+// the first load, which has brought in all that there is but once.
+type foundation struct {
+	resident uint64
+	sessions int
+}
 
 // tally sums up the rounds of one server at one load.
 type tally struct {
 	server Server
 	load   int
 	tcp    bool
-	idle   uint64 // memory before the first session
+	base   foundation
 
 	sessions, failed int
 	errors           map[string]int
@@ -184,7 +192,7 @@ func (t *tally) track(tr *track) {
 		}
 	}
 	begin := tr.late.min
-	if t.tcp && -begin > runsAhead {
+	if t.tcp && !tr.live && -begin > runsAhead {
 		t.ahead.add(float64(-begin) / 1e3)
 		begin = 0
 	}

@@ -50,7 +50,7 @@ func sameThroughShim(t *testing.T, s source) {
 					awaitStream(t, s.Upstream, s.path)
 				}
 				mayTunnel(t, client, s.Upstream, transport)
-				// Some see nothing at all, or begin later, now and then, directly too.
+				// These see nothing at all, or begin later, now and then, directly too.
 				often := client.Name == "vlc" || s.live && s.Name == "gst"
 				var err error
 				for range 4 {

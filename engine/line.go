@@ -173,6 +173,7 @@ func (s *Stream) resolve(i int, t *TrackState) {
 	first, err := behind(s.spec.File, m.Track, s.spec.AsHinted, s.spec.From, last)
 	if err != nil {
 		s.e.log.Warn("engine: state of a stream", "file", s.spec.File.Name, "err", err)
+		return
 	}
 	t.Ended = !first.OK || first.Due >= s.spec.End
 	if first.OK {

@@ -126,7 +126,9 @@ func (s *Stream) feed(now time.Duration) {
 	}
 	if err := s.readAhead(now, spent, ready); err != nil {
 		s.mu.Lock()
-		s.source.broken = err
+		if s.source.broken = err; s.source.ready == 0 {
+			close(s.primed)
+		}
 		s.mu.Unlock()
 		s.wake()
 	}

@@ -20,7 +20,8 @@ const turnStreams = 64
 type udpSink struct {
 	wheel   wheel
 	all     map[*Stream]struct{}
-	turn    []*Stream // sent in this turn
+	busy    int       // Streams that had this turn
+	turn    []*Stream // of them, those to be settled
 	limit   int       // packets back to back
 	batch   *wire.Batch
 	late    Lateness
@@ -59,16 +60,18 @@ func (u *udpSink) report(l *line) {
 
 // streams sends what is due of some Streams; more says that others are due.
 func (u *udpSink) streams(now time.Duration) (more bool) {
-	u.turn = u.turn[:0]
 	u.wheel.advance(now)
-	for len(u.turn) < turnStreams {
+	for u.busy = 0; u.busy < turnStreams; {
 		s := u.wheel.pop()
 		if s == nil {
 			break
 		}
-		u.turn = append(u.turn, s)
+		u.busy++
 		s.mu.Lock()
 		at, again := s.run(now, u.limit, u)
+		if s.over || s.passed() > s.source.spent {
+			u.turn = append(u.turn, s)
+		}
 		s.mu.Unlock()
 		if again {
 			u.wheel.add(s, at)

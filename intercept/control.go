@@ -112,6 +112,11 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		c.moves = true // a PLAY without Range means what the upstream says
 		return
 	default:
+		if t.cfg.Refuse && !t.roomFor(s, ex.URI) {
+			t.log.Warn("refused, no room for another movie", "session", s.short(), "url", ex.URI)
+			ex.Answer("453 Not Enough Bandwidth")
+			t.release(c)
+		}
 		return
 	}
 	if c.rng == "" {

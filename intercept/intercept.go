@@ -21,6 +21,7 @@ type Config struct {
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
 	Proved        string       // file that remembers which movies were proved; "" keeps none
+	Refuse        bool         // a movie that the engine has no room for is refused with 453; otherwise it stays relayed
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
 	Logger        *slog.Logger // nil means slog.Default()
 }

@@ -176,7 +176,9 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
 		return file, err
 	}
-	i.proved.add(key)
+	if err := i.proved.add(key); err != nil {
+		i.log.Warn("proved movies not written", "err", err)
+	}
 	return nil, nil
 }
 
@@ -262,6 +264,36 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	return stream, err
 }
 
+// roomFor says whether the engine has room for a movie that was proved before;
+// of others it cannot say.
+func (i *Interceptor) roomFor(s *session, url string) bool {
+	name := i.cfg.Movies.find(url)
+	if name == "" || s.relayOnly != "" || !s.onePath() {
+		return true
+	}
+	file, err := i.cfg.Engine.OpenMovie(name)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = file.Close() }()
+	hints := file.HintTracks()
+	if !i.proved.has(i.proved.key(file, s.sdp)) || len(hints) < len(s.medias) {
+		return true
+	}
+	spec := engine.StreamSpec{File: file, Base: time.Now()}
+	for n, m := range s.medias {
+		if m.path == "tcp" {
+			spec.TCP = m.tap.conn
+		}
+		spec.Tracks = append(spec.Tracks, engine.StreamTrack{Mapping: engine.Mapping{Track: hints[n].ID}, Relay: m.relay})
+	}
+	stream, err := i.cfg.Engine.OpenStream(spec)
+	if err == nil {
+		stream.Halt()
+	}
+	return !errors.Is(err, engine.ErrAdmission)
+}
+
 // report is the style in which the engine goes on reporting.
 func (i *Interceptor) report(m *media) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
@@ -344,8 +376,11 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		return
 	}
 	defer s.leave()
-	if s.stream != stream || s.stage != playing {
-		return
+	s.mu.Lock()
+	over := s.over
+	s.mu.Unlock()
+	if over || s.stream != stream || s.stage != playing || errors.Is(err, engine.ErrWrite) {
+		return // the session has ended, or does with its connection
 	}
 	s.halt()
 	if err == nil {
@@ -354,6 +389,9 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		s.become(finished, nil, "end of the movie")
 		if err = i.resync(s, s.lastDue()); err != nil {
 			i.log.Info("upstream at the end of the movie", "session", s.short(), "err", err)
+			if tap := s.medias[0].tap; tap.conn.Alone() { // nobody is left to say what comes after
+				tap.conn.Close()
+			}
 		}
 		return
 	}
@@ -377,31 +415,21 @@ func (i *Interceptor) handBack(s *session, why string) {
 // holdBack keeps the upstream's packets from the client and returns when it
 // is certain which was the last one passed on.
 func (s *session) holdBack(ctx context.Context) error {
-	for _, m := range s.medias {
-		m.watch.hold(true)
-	}
-	if s.medias[0].path == "udp" {
-		for _, m := range s.medias {
-			m.relay.Sync()
-		}
-		return nil
-	}
-	// On a connection: when its next frame comes, all before it are written.
-	settled := make(chan struct{})
-	s.medias[0].tap.call(func() {
+	hold := func() {
 		for _, m := range s.medias {
 			m.watch.hold(true)
 		}
-		close(settled)
-	})
-	select {
-	case <-settled:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Second):
-		return errors.New("the upstream fell silent")
 	}
+	if s.medias[0].path == "tcp" {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return s.medias[0].tap.conn.Between(ctx, hold)
+	}
+	hold()
+	for _, m := range s.medias {
+		m.relay.Sync()
+	}
+	return nil
 }
 
 // pass lets the upstream's packets through again.

@@ -16,7 +16,6 @@ type tap struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{} // controlled from this connection
-	calls    []func()              // for settle
 	controls map[*control]struct{} // of the client's, under way
 
 	sdp      string        // of the last DESCRIBE; upstream side only
@@ -125,13 +124,6 @@ func (t *tap) Close() {
 	}
 }
 
-// call has fn run when every frame passed on so far has been written.
-func (t *tap) call(fn func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.calls = append(t.calls, fn)
-}
-
 // ClientFrames passes on what the client sends interleaved.
 func (t *tap) ClientFrames(frames []byte) []byte {
 	t.heard.Store(time.Now().UnixNano())
@@ -144,7 +136,6 @@ func (t *tap) UpstreamFrames(frames []byte) []byte {
 	if t.channels == nil {
 		return frames
 	}
-	t.settle()
 	now := time.Now()
 	kept := 0 // frames[:kept] is passed on
 	for at := 0; len(frames)-at >= 4; {
@@ -174,16 +165,4 @@ func (c *channel) pass(packet []byte, now time.Time) bool {
 		return c.watch.rtcp(packet, now)
 	}
 	return c.watch.burst([][]byte{packet}, now)
-}
-
-// settle carries out what waits for a moment at which every frame that was
-// passed on has been written.
-func (t *tap) settle() {
-	t.mu.Lock()
-	calls := t.calls
-	t.calls = nil
-	t.mu.Unlock()
-	for _, fn := range calls {
-		fn()
-	}
 }

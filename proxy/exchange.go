@@ -163,6 +163,15 @@ func (c *Conn) Do(ctx context.Context, head string) (*Message, error) {
 	}
 }
 
+// Alive says whether the upstream takes connections.
+func (s *Server) Alive(ctx context.Context) bool {
+	conn, err := s.dial(ctx)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
+}
+
 // Once sends one request to the upstream on a connection of its own and
 // returns the answer. head is as for Conn.Do.
 func (s *Server) Once(ctx context.Context, head string) (*Message, error) {

@@ -1,0 +1,276 @@
+//go:build bench && linux
+
+package bench
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rtspshim/internal/testbed"
+)
+
+// The suite behind `make bench`. Each scenario leaves its report in build/bench;
+// the page is written from all reports there, so that one may be run alone:
+//
+//	go test -tags bench -run 'TestSuite/movie-udp$' -timeout 20m ./bench
+//
+// SHIM_BENCH_LOADS=1,100 takes the place of every scenario's loads, and
+// SHIM_BENCH_DURATION=3s of its windows' length.
+
+type scenario struct {
+	name, title, about string
+	loads              []int
+	cfg                Config
+	servers            func(t *testing.T) []Server
+}
+
+const distinct = 100 // movies of the cold scenario
+
+var suite = []scenario{
+	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.", []int{1, 20, 100, 500, 1000}, Config{Spread: true}, darwin},
+	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.", []int{1, 100, 200}, Config{TCP: true, Spread: true}, darwin},
+	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.", []int{distinct}, Config{}, darwinCold},
+	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.", []int{1, 20, 50}, Config{Spread: true, Rate: 20}, gst},
+	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{}, mediamtx},
+	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{}, gortsplibServer},
+	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{TCP: true}, mediamtx},
+}
+
+func TestSuite(t *testing.T) {
+	out := filepath.Join(testbed.Root(t), "build", "bench")
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range suite {
+		t.Run(s.name, func(t *testing.T) {
+			cfg := s.cfg
+			cfg.Sessions, cfg.Duration, cfg.Limits = s.loads, 6*time.Second, &LimitConfig{Dir: out}
+			fromEnvironment(t, &cfg)
+			cfg.Servers = s.servers(t)
+			cfg.Progress = func(string) {}
+			r, err := Measure(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			if err := r.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s\n%s", s.title, &text)
+		})
+	}
+	if err := writePage(t, out); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fromEnvironment(t *testing.T, cfg *Config) {
+	t.Helper()
+	if v := os.Getenv("SHIM_BENCH_LOADS"); v != "" {
+		cfg.Sessions = nil
+		for f := range strings.SplitSeq(v, ",") {
+			var n int
+			if _, err := fmt.Sscan(f, &n); err != nil {
+				t.Fatalf("SHIM_BENCH_LOADS: %v", err)
+			}
+			cfg.Sessions = append(cfg.Sessions, n)
+		}
+	}
+	if v := os.Getenv("SHIM_BENCH_DURATION"); v != "" {
+		var err error
+		if cfg.Duration, err = time.ParseDuration(v); err != nil {
+			t.Fatalf("SHIM_BENCH_DURATION: %v", err)
+		}
+	}
+}
+
+// both is a server and the shim in front of it, whose costs are those of both.
+func both(t *testing.T, up testbed.Upstream, path string, flags ...string) []Server {
+	t.Helper()
+	shim := testbed.StartShim(t, up, flags...)
+	pid, err := listener(netip.MustParseAddrPort(up.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []Server{{Name: up.Name, URL: up.URL("/") + path, Pids: []int{pid}},
+		{Name: "shim + " + up.Name, URL: up.At(shim.Addr).URL("/") + path, Pids: []int{shim.Pid(), pid}}}
+}
+
+func darwin(t *testing.T) []Server {
+	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie.mp4", "--movies", dir)
+}
+
+// darwinCold makes movies that are on the disk and nowhere else.
+func darwinCold(t *testing.T) []Server {
+	movie := makeMovie(t, "movie.mp4", 2000, 90)
+	dir := filepath.Join(filepath.Dir(movie), "cold")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	whole, err := os.ReadFile(movie)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range distinct {
+		if err := writeCold(filepath.Join(dir, fmt.Sprintf("movie%d.mp4", i)), whole); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie%d.mp4", "--movies", dir)
+}
+
+func gst(t *testing.T) []Server {
+	movie := makeMovie(t, "movie.mp4", 2000, 90)
+	g := testbed.StartGst(t, testbed.GstOptions{Movies: []string{movie}})
+	return both(t, g.Upstream, "movie.mp4", "--movies", filepath.Dir(movie))
+}
+
+func mediamtx(t *testing.T) []Server {
+	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live")
+}
+
+// gortsplibServer starts gortsplib's server in a process of its own: this test
+// program again, as TestChild.
+func gortsplibServer(t *testing.T) []Server {
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestChild$")
+	cmd.Env = append(os.Environ(), "SHIM_BENCH_CHILD=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	up := testbed.Upstream{Name: "gortsplib"}
+	if _, err := fmt.Fscan(out, &up.Addr); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the child
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live")
+}
+
+// TestChild is gortsplib's server when the suite starts it, until stdin ends.
+func TestChild(t *testing.T) {
+	if os.Getenv("SHIM_BENCH_CHILD") == "" {
+		t.Skip("only the suite starts it")
+	}
+	fmt.Println(testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// makeMovie makes a hinted movie, once, with noise in it that keeps its rate up.
+func makeMovie(t *testing.T, name string, kbps, seconds int) string {
+	t.Helper()
+	dir := filepath.Join(testbed.Root(t), "build", "bench", "movies")
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	picture := fmt.Sprintf("testsrc2=size=640x360:rate=25:duration=%d,noise=alls=%d:allf=t", seconds, 8+kbps/500)
+	sound := fmt.Sprintf("aevalsrc='0.2*sin(2*PI*(200+4*t)*t)|0.2*sin(2*PI*(300+2*t)*t)':s=44100:d=%d", seconds)
+	rate := fmt.Sprintf("%dk", kbps-66)
+	cmd := exec.Command(testbed.Program(t, "ffmpeg", "ffmpeg"), "-hide_banner", "-loglevel", "error", "-y",
+		"-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound, "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0",
+		"-g", "50", "-keyint_min", "50", "-sc_threshold", "0", "-b:v", rate, "-maxrate", rate, "-bufsize", rate,
+		"-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "64k", "-movflags", "rtphint", path+".part.mp4")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ffmpeg: %v\n%s", err, out)
+	}
+	if err := os.Rename(path+".part.mp4", path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// writePage writes docs/performance.md and its pictures from the reports.
+func writePage(t *testing.T, dir string) error {
+	docs := filepath.Join(testbed.Root(t), "docs")
+	if err := os.MkdirAll(filepath.Join(docs, "performance"), 0o755); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(docs, "performance.md"), func(w io.Writer) error { return page(w, dir, docs) })
+}
+
+const pageHead = `# Performance
+
+Written by ` + "`make bench`" + `, which anybody can run. Figures are comparable within one table: the servers took turns there, load by
+load, on the same machine, at one time. CPU-s/GiB is CPU time of the server's processes (with the shim: of the shim and
+of the server behind it) for each GiB of RTP that arrived, over loopback, with the receiving half of the network stack
+up to the viewer's socket in it. *Late* is how long after its RTP time a frame's first packet came; *frame spread* is how
+long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw
+loop that sends the same amount from memory, flat out; ` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
+`
+
+func page(w io.Writer, dir, docs string) error {
+	var errs []error
+	fmt.Fprint(w, pageHead)
+	for _, s := range suite {
+		b, err := os.ReadFile(filepath.Join(dir, s.name+".json"))
+		if os.IsNotExist(err) {
+			continue // not run: what it needs was missing
+		}
+		var r Report
+		if err := errors.Join(err, json.Unmarshal(b, &r)); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), commit(), r.Machine(), r.Duration)
+		errs = append(errs, r.WriteMarkdown(w))
+		fmt.Fprintln(w)
+		for _, p := range r.Plots() {
+			if p.Name != "cost" && p.Name != "late-p99" && p.Name != "lost" {
+				continue
+			}
+			name := filepath.Join("performance", s.name+"-"+p.Name+".svg")
+			errs = append(errs, writeFile(filepath.Join(docs, name), p.WriteSVG))
+			fmt.Fprintf(w, "![%s](%s)\n", p.Title, name)
+		}
+		fmt.Fprintf(w, "\n<details><summary>the limits in the same run</summary>\n\n")
+		errs = append(errs, WriteLimitsMarkdown(w, r.Limits))
+		fmt.Fprintf(w, "\n</details>\n")
+	}
+	return errors.Join(errs...)
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
