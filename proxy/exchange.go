@@ -179,7 +179,7 @@ func (s *Server) Once(ctx context.Context, head string) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if _, err := conn.Write([]byte(head + "CSeq: 1\r\n\r\n")); err != nil {
