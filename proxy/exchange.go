@@ -163,12 +163,10 @@ func (c *Conn) Do(ctx context.Context, head string) (*Message, error) {
 	}
 }
 
-// Alive says whether the upstream takes connections.
+// Alive says whether the upstream answers: a dying one may still take a
+// connection.
 func (s *Server) Alive(ctx context.Context) bool {
-	conn, err := s.dial(ctx)
-	if err == nil {
-		_ = conn.Close()
-	}
+	_, err := s.Once(ctx, "OPTIONS * RTSP/1.0\r\n")
 	return err == nil
 }
 
