@@ -38,6 +38,7 @@ type Interceptor struct {
 	work    sync.WaitGroup // proofs, and what follows the engine
 	closing chan struct{}  // closed by Close
 
+	growth         atomic.Int64 // of the upstream's lead over TCP, ns a second; 0 before it was seen
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 
 	mu       sync.Mutex

@@ -204,7 +204,7 @@ func (t *tap) join(o *offer, choice string) string {
 	}
 	named, _ := lastParam(choice, "server_port")
 	server, ok := parsePorts(named)
-	if !ok {
+	if !ok { // none is told: nothing is sent there
 		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0), t.conn.Upstream().Addr()))
 	} else {
 		t.flow(o.relay.Connect(netip.AddrPortFrom(up, uint16(server.first)), netip.AddrPortFrom(up, uint16(server.rtcp())), t.conn.Upstream().Addr()))
@@ -223,7 +223,9 @@ func (t *tap) join(o *offer, choice string) string {
 	if server.second != 0 {
 		own.second = rtcp
 	}
-	edit("server_port", named, own.String())
+	if ok {
+		edit("server_port", named, own.String())
+	}
 	edit("source", said, t.conn.ClientLocal().Addr().String())
 	return choice
 }

@@ -36,11 +36,14 @@ type takeover struct {
 	stream   *engine.Stream
 	tracks   []track
 	base     time.Time
+	moved    bool                // since the takeover
+	early    time.Duration       // before their time that the upstream sends packets
 	ahead    engine.Ahead        // over TCP
 	lead     time.Duration       // that the upstream had when it was taken over; 0 when in real time
 	end      time.Duration       // of the Range that plays, 0 when open
 	at       []engine.TrackState // where the engine stopped
 	position time.Duration       // likewise
+	resumed  []rtpInfo           // what the upstream said of its first packets at the last resync
 	held     *proxy.Message      // the upstream's answer to our PAUSE
 	silenced time.Time           // when it came; zero while the upstream plays
 	stopped  time.Time           // when the client paused
@@ -64,10 +67,11 @@ const (
 	feedPackets  = 2048
 
 	// An upstream that sends over TCP more than leadLeast ahead of time goes
-	// on doing so, as Darwin does: by leadGrowth seconds a second, to leadMost.
+	// on doing so, as Darwin does, to leadMost.
+	earlyMost  = 100 * time.Millisecond // over UDP
 	leadLeast  = 500 * time.Millisecond
-	leadGrowth = 0.35
 	leadTime   = 300 * time.Millisecond // by then it has shown
+	growthTime = 2 * time.Second        // and by then how it grows
 	leadMost   = 25 * time.Second
 )
 
@@ -155,7 +159,9 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	}
 	settle := time.Duration(0)
 	if medias[0].path == "tcp" {
-		settle = leadTime
+		if settle = leadTime; i.growth.Load() == 0 {
+			settle = growthTime
+		}
 	}
 	timeout := time.NewTimer(proofTimeout)
 	defer timeout.Stop()
@@ -179,7 +185,7 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if ctx.Err() != nil {
 		return file, nil
 	}
-	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
+	if err := i.takeOver(ctx, s, proof, file, began, from); err != nil {
 		return file, err
 	}
 	if err := i.proved.add(key); err != nil {
@@ -190,13 +196,18 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 
 // takeOver lets the engine go on where the relay stops, and silences the
 // upstream.
-func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time) error {
+func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time, start time.Duration) error {
 	s.file, s.base = file, i.epoch.Add(proof.Base())
+	s.moved = false
+	s.early = max(0, min(began.Add(-start).Sub(s.base), earlyMost))
 	s.ahead = engine.Ahead{}
 	if lead := proof.Lead(); lead > leadLeast {
 		// Base is already early by the lead; what is left to grow is.
-		s.ahead = engine.Ahead{Growth: leadGrowth, Most: leadMost - lead}
+		if growth, ok := proof.Growth(); ok {
+			i.growth.Store(int64(max(0, growth) * float64(time.Second)))
+		}
 		s.lead = lead
+		s.ahead = engine.Ahead{Growth: i.leadGrowth(), Most: leadMost - lead}
 	}
 	s.tracks = s.tracks[:0]
 	from := time.Duration(1<<63 - 1)
@@ -256,7 +267,7 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	}
 	for n, m := range s.medias {
 		spec.Tracks = append(spec.Tracks, engine.StreamTrack{
-			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m),
+			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m, s.moved),
 		})
 	}
 	var stream *engine.Stream
@@ -302,14 +313,21 @@ func (i *Interceptor) roomFor(s *session, url string) bool {
 	return !errors.Is(err, engine.ErrAdmission)
 }
 
+// leadGrowth is by how much the upstream's lead over TCP was seen to grow, in
+// seconds a second.
+func (i *Interceptor) leadGrowth() float64 { return float64(i.growth.Load()) / float64(time.Second) }
+
 // report is the style in which the engine goes on reporting.
-func (i *Interceptor) report(m *media) engine.Report {
+func (i *Interceptor) report(m *media, moved bool) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
-	out := engine.Report{Interval: r.interval, Clock: r.clock, Tail: r.tail, Packets: packets, Octets: octets}
+	out := engine.Report{Interval: r.interval, Clock: r.clock, At: r.at, Time: r.time, Tail: r.tail, Packets: packets, Octets: octets}
 	if out.Interval == 0 {
 		out.Interval = time.Duration(i.reportInterval.Load())
 	} else {
 		i.reportInterval.Store(int64(out.Interval))
+	}
+	if moved { // the upstream's clock was that of another place in the movie
+		out.At = time.Time{}
 	}
 	if !r.at.IsZero() {
 		out.Due = max(0, out.Interval-time.Since(r.at))
@@ -319,6 +337,9 @@ func (i *Interceptor) report(m *media) engine.Report {
 
 func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) error {
 	s.become(playing, stream, why)
+	for n, m := range s.medias {
+		m.watch.count(func() (rtp, packets, octets uint32) { return stream.Counts(n) })
+	}
 	err := stream.Start(after)
 	if err != nil {
 		s.become(relayed, nil, err.Error())
@@ -356,8 +377,9 @@ func (i *Interceptor) resync(s *session, at time.Duration) error {
 	if err != nil {
 		return err
 	}
+	s.resumed = infos(s, m)
 	for _, ref := range [][]engine.First{firsts, earlier} {
-		if _, ups, ok := s.advance(ref, firsts, earlier, infos(s, m)); ok {
+		if _, ups, ok := s.advance(ref, firsts, earlier, s.resumed); ok {
 			for n := range s.tracks {
 				if firsts[n].OK {
 					s.tracks[n].upTime = ups[n]
@@ -455,6 +477,9 @@ func (i *Interceptor) handBack(s *session, why string) {
 	}
 	for n, m := range s.medias {
 		m.watch.retime(s.tracks[n].Time - s.tracks[n].upTime)
+		if e := s.resumed[n]; e.whole && e.seq != 0 {
+			m.watch.next(e.seq)
+		}
 	}
 }
 

@@ -25,11 +25,14 @@ type watch struct {
 	passed  bool               // something was passed on: last holds
 	up      uint16             // sequence number of the upstream's last packet
 	last    uint16             // of the last one passed on, as the client knows it
+	halted  uint16             // last, when the engine stopped
 	packets uint32             // passed on
 	octets  uint32             // of payload, RFC 3550 §6.4.1
 	shift   shift              // added to what is passed on
 	report  report
-	bye     func() // called once when the upstream says goodbye
+	senders [][]byte                             // scratch
+	counts  func() (rtp, packets, octets uint32) // for reports, while the engine sends
+	bye     func()                               // called once when the upstream says goodbye
 }
 
 // shift is what a client's numbers have run ahead of the upstream's.
@@ -41,6 +44,7 @@ type shift struct {
 // report is the style of the upstream's sender reports.
 type report struct {
 	at       time.Time     // arrival of the last one
+	time     uint32        // RTP timestamp in it, as the client knows it
 	clock    time.Duration // the upstream's NTP clock less ours
 	interval time.Duration // between the last two
 	tail     []byte        // what follows the SR in the compound
@@ -100,7 +104,7 @@ const (
 func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	bye := false
+	bye, senders := false, w.senders[:0]
 	for rest := p; len(rest) >= 4; {
 		n := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
 		if n > len(rest) {
@@ -109,10 +113,20 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 		switch {
 		case rest[1] == packetBye:
 			bye = true
-		case rest[1] == packetSR && n >= 28 && !w.held:
+		case rest[1] == packetSR && n >= 28 && w.held:
+			senders = append(senders, rest[:n])
+		case rest[1] == packetSR && n >= 28:
 			w.sender(rest, n, at)
 		}
 		rest = rest[n:]
+	}
+	if bye && w.counts != nil { // what comes with the goodbye must fit what the engine sent
+		for _, sr := range senders {
+			rtp, packets, octets := w.counts()
+			binary.BigEndian.PutUint32(sr[16:], rtp)
+			binary.BigEndian.PutUint32(sr[20:], packets)
+			binary.BigEndian.PutUint32(sr[24:], octets)
+		}
 	}
 	if bye && w.bye != nil {
 		w.bye()
@@ -131,9 +145,8 @@ func (w *watch) sender(p []byte, n int, at time.Time) {
 	if tail := p[n:]; len(tail) <= maxTail {
 		w.report.tail = append(w.report.tail[:0], tail...)
 	}
-	if w.shift.time != 0 {
-		binary.BigEndian.PutUint32(p[16:], binary.BigEndian.Uint32(p[16:])+w.shift.time)
-	}
+	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
+	binary.BigEndian.PutUint32(p[16:], w.report.time)
 }
 
 // observe ties the watch to a relay.
@@ -196,11 +209,29 @@ func (w *watch) retime(time uint32) {
 	w.shift.time = time
 }
 
+// next has the upstream's packet of that number follow the last one, unless
+// one has come already.
+func (w *watch) next(seq uint16) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == w.halted {
+		w.shift.seq = w.last + 1 - seq
+	}
+}
+
+// count has reports that pass while packets are held back say what the engine
+// says.
+func (w *watch) count(counts func() (rtp, packets, octets uint32)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts = counts
+}
+
 // sent notes what the engine has sent in the relay's place.
 func (w *watch) sent(t engine.TrackState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last = t.LastSeq
+	w.last, w.halted = t.LastSeq, t.LastSeq
 	w.packets += uint32(t.Sent)
 	w.octets += uint32(t.Octets)
 }
