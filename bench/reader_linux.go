@@ -224,7 +224,7 @@ func (r *reader) readRTCP(sl *slot) {
 	for range inARow {
 		n := r.whole.receive(sl.fd)
 		for i := range n {
-			sl.s.rtcp(r.whole.datagram(i).b)
+			sl.s.rtcp(sl.t, r.whole.datagram(i).b)
 		}
 		if n < len(r.whole.hdrs) {
 			return

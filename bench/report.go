@@ -56,7 +56,7 @@ type Run struct {
 	Timeless  uint64 `json:"timeless,omitempty"`
 
 	Late   Quantiles `json:"late_ms"`
-	Ahead  Quantiles `json:"ahead_ms"` // over TCP, of streams that run ahead
+	Ahead  Quantiles `json:"ahead_ms"` // of movies over TCP, each track's most
 	Spread Quantiles `json:"spread_ms"`
 	Skew   Quantiles `json:"skew_ms"`
 	Burst  Quantiles `json:"burst_packets"`
