@@ -326,7 +326,7 @@ func gstPublish(tb testing.TB, url, file string, transport testbed.Transport) {
 	go func() { done <- cmd.Wait() }()
 	tb.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
-		<-done
+		<-done //nolint:errcheck // interrupted
 		if tb.Failed() {
 			tb.Logf("%s\n%s", strings.Join(cmd.Args, " "), said.String())
 		}

@@ -15,16 +15,18 @@ import (
 // ledger is a sink that writes down what it gets.
 type ledger struct {
 	now     time.Duration
+	turn    int
 	entries []departure
 }
 
 type departure struct {
 	at, send, due time.Duration
 	track, seq    int
+	turn          int
 }
 
 func (g *ledger) packet(l *line, _ time.Duration) {
-	g.entries = append(g.entries, departure{g.now, l.packet.Send, l.packet.Due, int(l.Track), int(l.packet.Seq)})
+	g.entries = append(g.entries, departure{g.now, l.packet.Send, l.packet.Due, int(l.Track), int(l.packet.Seq), g.turn})
 }
 
 func (g *ledger) report(*line) {}
@@ -62,11 +64,14 @@ type noFrames struct{ FrameWriter }
 // time, to when it wants to again. It is true at the end. All data are long due,
 // so that the disk brings them at once.
 func drive(s *Stream, g *ledger, limit int) (over bool) {
+	g.turn++
 	s.mu.Lock()
 	at, again := s.run(s.base+g.now, limit, g)
 	dry := s.dry
 	s.mu.Unlock()
-	if s.settle() {
+	over = s.settle()
+	s.e.feeder.post(s)
+	if over {
 		s.mu.Lock()
 		s.leave()
 		s.mu.Unlock()
@@ -112,7 +117,7 @@ func TestLink(t *testing.T) {
 		run, early := map[departure]int{}, 0
 		last := map[int]time.Duration{}
 		for _, d := range g.entries {
-			if run[departure{at: d.at, track: d.track}]++; run[departure{at: d.at, track: d.track}] > test.limit {
+			if run[departure{turn: d.turn, track: d.track}]++; run[departure{turn: d.turn, track: d.track}] > test.limit {
 				t.Fatalf("%+v: more than %d packets of a track at %v", test, test.limit, d.at)
 			}
 			if d.at < d.due {

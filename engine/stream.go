@@ -212,6 +212,13 @@ func (s *Stream) Start(after []*Place) error {
 	return nil
 }
 
+// Count sets what a track's reports count as sent before; until Start.
+func (s *Stream) Count(track int, packets, octets uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines[track].Report.Packets, s.lines[track].Report.Octets = packets, octets
+}
+
 // Primed waits until the first packets are in memory, so that Start sends at
 // once.
 func (s *Stream) Primed(ctx context.Context) error {

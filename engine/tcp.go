@@ -117,6 +117,7 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 		}
 	}
 	s.settle()
+	s.e.feeder.post(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.state = s.snapshot(t.state)

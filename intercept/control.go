@@ -219,11 +219,7 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	}
 	why := altered(m)
 	if why == "" {
-		firsts, err := t.cfg.Engine.Firsts(s.file, s.trackIDs(), start)
-		var earlier []engine.First
-		if err == nil {
-			earlier, err = t.cfg.Engine.Firsts(s.file, s.trackIDs(), max(0, start-edge))
-		}
+		firsts, earlier, err := t.firsts(s, start)
 		if err == nil && s.renumber(firsts, earlier, infos(s, m), c.halted) {
 			s.base, s.end = time.Now().Add(-start), endIn(end, s.file.Duration)
 			if s.lead > 0 {

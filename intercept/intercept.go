@@ -33,9 +33,10 @@ type Interceptor struct {
 	log   *slog.Logger
 	epoch time.Time
 
-	proved *proved
-	server *proxy.Server
-	work   sync.WaitGroup // proofs, and what follows the engine
+	proved  *proved
+	server  *proxy.Server
+	work    sync.WaitGroup // proofs, and what follows the engine
+	closing chan struct{}  // closed by Close
 
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 
@@ -53,7 +54,7 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
-	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, sessions: map[string]*session{}}, err
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{}}, err
 }
 
 // Front names the server that the Interceptor works behind; before Serve.
@@ -110,12 +111,29 @@ func (i *Interceptor) end(s *session, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
-	for _, m := range s.medias {
-		m.close()
-	}
+	i.closeMedias(s.medias)
 	if s.file != nil {
 		_ = s.file.Close()
 	}
+}
+
+// goodbyeTime is how long relays outlive their session: the upstream's
+// goodbye may come behind its answer to TEARDOWN.
+const goodbyeTime = 300 * time.Millisecond
+
+// closeMedias closes relays once the upstream's goodbye has had its time.
+func (i *Interceptor) closeMedias(medias []*media) {
+	i.work.Go(func() {
+		timer := time.NewTimer(goodbyeTime)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-i.closing:
+		}
+		for _, m := range medias {
+			m.close()
+		}
+	})
 }
 
 // Run keeps the shadows of living clients alive and ends the sessions of dead
@@ -170,7 +188,10 @@ func (i *Interceptor) TearDown(ctx context.Context) {
 }
 
 // Close waits for everything the Interceptor has begun; after Serve.
-func (i *Interceptor) Close() { i.work.Wait() }
+func (i *Interceptor) Close() {
+	close(i.closing)
+	i.work.Wait()
+}
 
 // ask sends the upstream a request of the shim's own in a session.
 func (i *Interceptor) ask(s *session, method, headers string) (*proxy.Message, error) {

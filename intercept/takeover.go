@@ -67,6 +67,7 @@ const (
 	// on doing so, as Darwin does: by leadGrowth seconds a second, to leadMost.
 	leadLeast  = 500 * time.Millisecond
 	leadGrowth = 0.35
+	leadTime   = 300 * time.Millisecond // by then it has shown
 	leadMost   = 25 * time.Second
 )
 
@@ -152,12 +153,17 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err != nil {
 		return file, err
 	}
+	settle := time.Duration(0)
+	if medias[0].path == "tcp" {
+		settle = leadTime
+	}
 	timeout := time.NewTimer(proofTimeout)
 	defer timeout.Stop()
 	for done := false; !done; {
 		select {
 		case seen := <-feed:
-			if done = proof.Packet(seen); proof.Why() != "" {
+			done = proof.Packet(seen) && time.Since(began) >= settle
+			if proof.Why() != "" {
 				return file, errors.New(proof.Why())
 			}
 		case <-timeout.C:
@@ -229,6 +235,8 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 			return fmt.Errorf("packet %d of media %d is not in the movie", last, n)
 		}
 		after[n] = &at
+		_, _, packets, octets, _ := m.watch.state()
+		stream.Count(n, packets, octets)
 	}
 	if err := i.start(s, stream, after, "same as "+file.Name); err != nil {
 		s.pass()
@@ -333,14 +341,42 @@ func (i *Interceptor) silence(s *session) {
 	s.held, s.silenced = m, time.Now()
 }
 
-// resync makes the upstream play from where the engine stands, unheard.
+// resync makes the upstream play from where the engine stands, unheard, and
+// learns its timestamp offsets anew.
 func (i *Interceptor) resync(s *session, at time.Duration) error {
 	m, err := i.ask(s, "PLAY", "Range: "+formatNPT(at, s.end)+"\r\n")
 	if err == nil && !m.OK() {
 		err = errors.New(m.StartLine())
 	}
 	s.held, s.silenced = nil, time.Time{}
-	return err
+	if err != nil {
+		return err
+	}
+	firsts, earlier, err := i.firsts(s, at)
+	if err != nil {
+		return err
+	}
+	for _, ref := range [][]engine.First{firsts, earlier} {
+		if _, ups, ok := s.advance(ref, firsts, earlier, infos(s, m)); ok {
+			for n := range s.tracks {
+				if firsts[n].OK {
+					s.tracks[n].upTime = ups[n]
+				}
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// firsts are the packets that a server may begin with at a time: those of the
+// samples it falls in, and those of the samples just before, into which it may
+// be rounded.
+func (i *Interceptor) firsts(s *session, at time.Duration) (firsts, earlier []engine.First, err error) {
+	if firsts, err = i.cfg.Engine.Firsts(s.file, s.trackIDs(), at); err == nil {
+		earlier, err = i.cfg.Engine.Firsts(s.file, s.trackIDs(), max(0, at-edge))
+	}
+	return firsts, earlier, err
 }
 
 // halt stops the engine and notes where.
@@ -400,16 +436,26 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 }
 
 // handBack lets the upstream go on from where the engine stopped, in the
-// client's numbers.
+// client's numbers. It is paused, so nothing comes before it is asked; that it
+// will add the time it was paused is a guess, which its answer corrects.
 func (i *Interceptor) handBack(s *session, why string) {
-	for n, m := range s.medias {
-		m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+	paused := time.Duration(0)
+	if !s.silenced.IsZero() {
+		paused = time.Since(s.silenced)
 	}
-	if err := i.resync(s, s.position); err != nil {
-		i.log.Error("upstream does not go on", "session", s.short(), "err", err)
+	for n, m := range s.medias {
+		t := &s.tracks[n]
+		m.watch.shiftTo(t.Time - t.upTime - uint32(int64(paused)*int64(s.rate(n))/int64(time.Second)))
 	}
 	s.pass()
 	s.become(relayed, nil, why)
+	if err := i.resync(s, s.position); err != nil {
+		i.log.Error("upstream does not go on", "session", s.short(), "err", err)
+		return
+	}
+	for n, m := range s.medias {
+		m.watch.retime(s.tracks[n].Time - s.tracks[n].upTime)
+	}
 }
 
 // holdBack keeps the upstream's packets from the client and returns when it

@@ -189,6 +189,13 @@ func (w *watch) shiftTo(time uint32) {
 	w.shift = shift{w.last - w.up, time}
 }
 
+// retime corrects by how much timestamps are moved.
+func (w *watch) retime(time uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shift.time = time
+}
+
 // sent notes what the engine has sent in the relay's place.
 func (w *watch) sent(t engine.TrackState) {
 	w.mu.Lock()

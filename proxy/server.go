@@ -217,10 +217,15 @@ func (s *Server) sweep(ctx context.Context) {
 					continue
 				}
 				active := c.lastActive.Load()
-				if active < before && !c.tap.Active() || c.half.Load() && active < now.Add(-lingerAfterEnd).UnixNano() {
+				switch {
+				case active < before && !c.tap.Active():
 					c.log.Info("connection idle, closed", "timeout", s.cfg.Limits.IdleTimeout)
-					c.end()
+				case c.half.Load() && active < now.Add(-lingerAfterEnd).UnixNano():
+					c.log.Debug("connection half closed and silent, closed", "timeout", lingerAfterEnd)
+				default:
+					continue
 				}
+				c.end()
 			}
 			s.mu.Unlock()
 		}
