@@ -16,6 +16,7 @@ import (
 // Report is what Measure found.
 type Report struct {
 	Time      time.Time `json:"time"`
+	Commit    string    `json:"commit,omitempty"` // of what was measured, where the caller knows
 	CPU       string    `json:"cpu"`
 	Cores     int       `json:"cores"`
 	Kernel    string    `json:"kernel"`

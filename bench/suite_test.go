@@ -84,6 +84,7 @@ func TestSuite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.Commit = commit()
 			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
 				t.Fatal(err)
 			}
@@ -318,7 +319,7 @@ func page(w io.Writer, dir, docs string) error {
 		if err := errors.Join(err, json.Unmarshal(b, &r)); err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), commit(), r.Machine(), r.Duration)
+		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), r.Commit, r.Machine(), r.Duration)
 		errs = append(errs, r.WriteMarkdown(w))
 		fmt.Fprintln(w)
 		for _, p := range r.Plots() {
