@@ -22,6 +22,7 @@ const (
 	limitMemory   = 64 << 20 // payload walked through by the loops that send different media
 	limitGather   = 2 * time.Millisecond
 	limitBacklog  = 64                     // packets on their way to a destination, at most: nothing is lost
+	limitWaits    = 200                    // for that, in a row
 	limitPause    = 100 * time.Millisecond // for the receivers to have seen all
 )
 
@@ -264,7 +265,10 @@ func (s *sender) flatOut(ctx context.Context, r *reader, step func() error) (cpu
 				return 0, 0, err
 			}
 		}
-		if s.packets > r.packets.Load()+uint64(limitBacklog*s.cfg.Destinations) {
+		for range limitWaits { // after that they must have been lost
+			if s.packets < r.packets.Load()+uint64(limitBacklog*s.cfg.Destinations) {
+				break
+			}
 			time.Sleep(limitGather / 2)
 		}
 		took = time.Since(began)

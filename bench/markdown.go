@@ -24,7 +24,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		if run.Sessions < run.Load {
 			played = fmt.Sprintf("%d of %d", run.Sessions, run.Load)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.2f | %s | %s | %s | %s | %s / %s / %s | %s | %s / %s | %s |\n", played, run.Server, run.Gbps,
+		fmt.Fprintf(&b, "| %s | %s | %.3g | %s | %s | %s | %s | %s / %s / %s | %s | %s / %s | %s |\n", played, run.Server, run.Gbps,
 			known(run.Cost), known(run.TimesLimit), cheaper, lossShare(run), short(run.Late.P50), short(run.Late.P99), short(run.Late.P999),
 			short(run.Spread.P99), short(run.SetUp.P50), short(run.SetUp.P99), known(run.PerSession))
 	}

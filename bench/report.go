@@ -16,6 +16,7 @@ import (
 // Report is what Measure found.
 type Report struct {
 	Time      time.Time `json:"time"`
+	Commit    string    `json:"commit,omitempty"` // of what was measured, where the caller knows
 	CPU       string    `json:"cpu"`
 	Cores     int       `json:"cores"`
 	Kernel    string    `json:"kernel"`
@@ -56,7 +57,7 @@ type Run struct {
 	Timeless  uint64 `json:"timeless,omitempty"`
 
 	Late   Quantiles `json:"late_ms"`
-	Ahead  Quantiles `json:"ahead_ms"` // over TCP, of streams that run ahead
+	Ahead  Quantiles `json:"ahead_ms"` // of movies over TCP, each track's most
 	Spread Quantiles `json:"spread_ms"`
 	Skew   Quantiles `json:"skew_ms"`
 	Burst  Quantiles `json:"burst_packets"`

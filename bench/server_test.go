@@ -324,10 +324,10 @@ func TestOutsideWitness(t *testing.T) {
 func TestTwoServers(t *testing.T) {
 	t.Parallel()
 	good, bad := startDemo(t, demo.Faults{}), startDemo(t, demo.Faults{Packet: (&tamper{dropped: map[string]int{}}).packet})
-	cfg := quick(good.URL("/h264-aac.mp4"), 1)
-	cfg.Servers = append(cfg.Servers, Server{Name: "bad", URL: bad.URL("/h264-aac.mp4"), Pids: []int{os.Getpid()}})
-	cfg.Sessions, cfg.Rounds, cfg.Duration = []int{1, 3}, 2, 500*time.Millisecond
-	cfg.Verify, cfg.Reference = 1, good.URL("/h264-aac.mp4")
+	cfg := quick(good.URL("/mpeg4-aac.mp4"), 1)
+	cfg.Servers = append(cfg.Servers, Server{Name: "bad", URL: bad.URL("/mpeg4-aac.mp4"), Pids: []int{os.Getpid()}})
+	cfg.Sessions, cfg.Rounds, cfg.Duration = []int{1, 3}, 2, 700*time.Millisecond
+	cfg.Verify, cfg.Reference = 1, good.URL("/mpeg4-aac.mp4")
 	r, err := Measure(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,10 +12,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"rtspshim/demo"
 	"rtspshim/internal/testbed"
 )
 
@@ -31,18 +35,34 @@ type scenario struct {
 	loads              []int
 	cfg                Config
 	servers            func(t *testing.T) []Server
+	disturb            func(t *testing.T) // meanwhile; nil for nothing
 }
 
 const distinct = 100 // movies of the cold scenario
 
 var suite = []scenario{
-	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.", []int{1, 20, 100, 500, 1000}, Config{Spread: true}, darwin},
-	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.", []int{1, 100, 200}, Config{TCP: true, Spread: true}, darwin},
-	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.", []int{distinct}, Config{}, darwinCold},
-	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.", []int{1, 20, 50}, Config{Spread: true, Rate: 20}, gst},
-	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{}, mediamtx},
-	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{}, gortsplibServer},
-	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.", []int{1, 100, 200}, Config{TCP: true}, mediamtx},
+	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.",
+		[]int{1, 20, 100, 500, 1000}, Config{Spread: true}, darwin, nil},
+	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.",
+		[]int{1, 100, 200}, Config{TCP: true, Spread: true}, darwin, nil},
+	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
+		[]int{distinct}, Config{}, darwinCold, nil},
+	{"movie-cpu-hog", "Movies, UDP, with a CPU hog on every core", "As many endless loops as there are cores run beside the server.",
+		[]int{100}, Config{Spread: true}, darwin, hogCPUs},
+	{"movie-disk-hog", "Movies, UDP, from disk, with a disk hog", "Somebody writes to the same disk as fast as it takes it.",
+		[]int{distinct}, Config{}, darwinCold, hogDisk},
+	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
+		[]int{1, 20, 50}, Config{Spread: true, Rate: 20}, gst, nil},
+	{"thin-udp", "Many thin streams, UDP", "Sound of 64 kbit/s from the server of `shim demo`: what a stream costs, rather than an octet.",
+		[]int{100, 1000, 2000}, Config{Spread: true, Rate: 400}, thin, nil},
+	{"set-up", "Setting up", "500 sessions within a second.",
+		[]int{500}, Config{Rate: 500, Duration: 2 * time.Second}, thin, nil},
+	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{}, mediamtx, nil},
+	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{}, gortsplibServer, nil},
+	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{TCP: true}, mediamtx, nil},
 }
 
 func TestSuite(t *testing.T) {
@@ -53,14 +73,18 @@ func TestSuite(t *testing.T) {
 	for _, s := range suite {
 		t.Run(s.name, func(t *testing.T) {
 			cfg := s.cfg
-			cfg.Sessions, cfg.Duration, cfg.Limits = s.loads, 6*time.Second, &LimitConfig{Dir: out}
+			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 6*time.Second)
+			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20}
 			fromEnvironment(t, &cfg)
 			cfg.Servers = s.servers(t)
-			cfg.Progress = func(string) {}
+			if s.disturb != nil {
+				s.disturb(t)
+			}
 			r, err := Measure(t.Context(), cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.Commit = commit()
 			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
 				t.Fatal(err)
 			}
@@ -145,11 +169,26 @@ func mediamtx(t *testing.T) []Server {
 	return both(t, up, "live")
 }
 
-// gortsplibServer starts gortsplib's server in a process of its own: this test
-// program again, as TestChild.
+// gortsplibServer is gortsplib's server in a process of its own.
 func gortsplibServer(t *testing.T) []Server {
+	up := testbed.Upstream{Name: "gortsplib", Addr: startChild(t, "gortsplib")}
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live")
+}
+
+// thin is our demo server with a movie of sound alone.
+func thin(t *testing.T) []Server {
+	movie := makeMovie(t, "sound.mp4", 0, 120)
+	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+filepath.Dir(movie))}, "sound.mp4", "--movies", filepath.Dir(movie))
+}
+
+// startChild starts this test program again, as TestChild, and returns the
+// address it listens on.
+func startChild(t *testing.T, what string) (addr string) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestChild$")
-	cmd.Env = append(os.Environ(), "SHIM_BENCH_CHILD=1")
+	cmd.Env = append(os.Environ(), "SHIM_BENCH_CHILD="+what)
+	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -165,25 +204,61 @@ func gortsplibServer(t *testing.T) []Server {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	up := testbed.Upstream{Name: "gortsplib"}
-	if _, err := fmt.Fscan(out, &up.Addr); err != nil {
+	if _, err := fmt.Fscan(out, &addr); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the child
-	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
-	return both(t, up, "live")
+	return addr
 }
 
-// TestChild is gortsplib's server when the suite starts it, until stdin ends.
+// TestChild is a server that the suite starts, until stdin ends.
 func TestChild(t *testing.T) {
-	if os.Getenv("SHIM_BENCH_CHILD") == "" {
+	what, dir, _ := strings.Cut(os.Getenv("SHIM_BENCH_CHILD"), " ")
+	switch what {
+	case "gortsplib":
+		fmt.Println(testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr)
+	case "demo":
+		s, err := demo.Start(demo.Config{Movies: os.DirFS(dir), Logger: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		fmt.Println(s.Addr())
+	default:
 		t.Skip("only the suite starts it")
 	}
-	fmt.Println(testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// makeMovie makes a hinted movie, once, with noise in it that keeps its rate up.
+// hogCPUs keeps every core busy until the test ends.
+func hogCPUs(t *testing.T) {
+	for range runtime.NumCPU() {
+		hog(t, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done")
+	}
+}
+
+// hogDisk keeps the disk busy until the test ends.
+func hogDisk(t *testing.T) {
+	file := filepath.Join(testbed.Root(t), "build", "bench", "hog")
+	t.Cleanup(func() { _ = os.Remove(file) })
+	hog(t, "dd if=/dev/zero of='"+file+"' bs=4M count=128 oflag=direct 2>/dev/null")
+}
+
+// hog runs a command again and again until the test, or this program, ends.
+func hog(t *testing.T, command string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "while kill -0 $PPID; do "+command+"; done")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the group: what it has started too
+		_ = cmd.Wait()
+	})
+}
+
+// makeMovie makes a hinted movie, once, with noise in it that keeps its rate
+// up; of 0 kbit/s is one of sound alone.
 func makeMovie(t *testing.T, name string, kbps, seconds int) string {
 	t.Helper()
 	dir := filepath.Join(testbed.Root(t), "build", "bench", "movies")
@@ -197,10 +272,13 @@ func makeMovie(t *testing.T, name string, kbps, seconds int) string {
 	picture := fmt.Sprintf("testsrc2=size=640x360:rate=25:duration=%d,noise=alls=%d:allf=t", seconds, 8+kbps/500)
 	sound := fmt.Sprintf("aevalsrc='0.2*sin(2*PI*(200+4*t)*t)|0.2*sin(2*PI*(300+2*t)*t)':s=44100:d=%d", seconds)
 	rate := fmt.Sprintf("%dk", kbps-66)
-	cmd := exec.Command(testbed.Program(t, "ffmpeg", "ffmpeg"), "-hide_banner", "-loglevel", "error", "-y",
-		"-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound, "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0",
-		"-g", "50", "-keyint_min", "50", "-sc_threshold", "0", "-b:v", rate, "-maxrate", rate, "-bufsize", rate,
-		"-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "64k", "-movflags", "rtphint", path+".part.mp4")
+	args := []string{"-hide_banner", "-loglevel", "error", "-y", "-f", "lavfi", "-i", sound}
+	if kbps > 0 {
+		args = append(args, "-f", "lavfi", "-i", picture, "-map", "1", "-map", "0", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0",
+			"-g", "50", "-keyint_min", "50", "-sc_threshold", "0", "-b:v", rate, "-maxrate", rate, "-bufsize", rate, "-pix_fmt", "yuv420p")
+	}
+	args = append(args, "-c:a", "aac", "-b:a", "64k", "-movflags", "rtphint", path+".part.mp4")
+	cmd := exec.Command(testbed.Program(t, "ffmpeg", "ffmpeg"), args...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("ffmpeg: %v\n%s", err, out)
 	}
@@ -241,7 +319,7 @@ func page(w io.Writer, dir, docs string) error {
 		if err := errors.Join(err, json.Unmarshal(b, &r)); err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), commit(), r.Machine(), r.Duration)
+		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), r.Commit, r.Machine(), r.Duration)
 		errs = append(errs, r.WriteMarkdown(w))
 		fmt.Fprintln(w)
 		for _, p := range r.Plots() {

@@ -10,10 +10,6 @@ import (
 )
 
 const (
-	// A movie over TCP that was ever further ahead of the clock that started with
-	// its first packet than this runs ahead on purpose: it is late only against
-	// that clock, which is the viewer's.
-	runsAhead = int32(500_000) // µs
 	sameFrame = 2 * time.Second
 	maxErrors = 20 // kinds of failure told apart
 )
@@ -192,8 +188,8 @@ func (t *tally) track(tr *track) {
 		}
 	}
 	begin := tr.late.min
-	if t.tcp && !tr.live && -begin > runsAhead {
-		t.ahead.add(float64(-begin) / 1e3)
+	if t.tcp && !tr.live && tr.late.n > 0 { // it may run ahead: the viewer's clock began with the first packet
+		t.ahead.add(max(0, float64(-begin)/1e3))
 		begin = 0
 	}
 	t.late.take(&tr.late, func(v int32) float64 { return max(0, float64(v-begin)/1e3) })
