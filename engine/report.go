@@ -40,8 +40,10 @@ func (s *Stream) report(l *line, now time.Duration, to sink) {
 // upstream's reports, where there were some.
 func (s *Stream) counts(l *line, now time.Duration) (rtp, packets, octets uint32) {
 	r := &l.Report
-	rtp = l.Time + l.track.RTPTime(now-s.base)
-	if !r.At.IsZero() {
+	switch rtp = l.Time + l.track.RTPTime(now-s.base); {
+	case s.tcp != nil || s.over: // packets are ahead of the clock, or there are none: reports go with them
+		rtp = l.lastTime
+	case !r.At.IsZero():
 		rtp = r.Time + l.track.RTPTime(now-r.At.Sub(s.e.start)) - l.track.RTPTime(0)
 	}
 	return rtp, r.Packets + uint32(l.sent), r.Octets + uint32(l.octets)

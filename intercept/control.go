@@ -330,10 +330,8 @@ func (s *session) renumber(firsts, earlier []engine.First, answered []rtpInfo, w
 		for n := range s.tracks {
 			tr := &s.tracks[n]
 			tr.before = tr.Time
-			if firsts[n].OK {
-				tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
-				tr.upTime = ups[n]
-			}
+			tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
+			tr.upTime = ups[n]
 		}
 		return true
 	}

@@ -378,12 +378,11 @@ func (i *Interceptor) resync(s *session, at time.Duration) error {
 		return err
 	}
 	s.resumed = infos(s, m)
+	i.log.Debug("upstream plays again, unheard", "session", s.short(), "at", at, "rtp_info", m.Get("RTP-Info"))
 	for _, ref := range [][]engine.First{firsts, earlier} {
 		if _, ups, ok := s.advance(ref, firsts, earlier, s.resumed); ok {
 			for n := range s.tracks {
-				if firsts[n].OK {
-					s.tracks[n].upTime = ups[n]
-				}
+				s.tracks[n].upTime = ups[n]
 			}
 			break
 		}
@@ -499,6 +498,7 @@ func (s *session) holdBack(ctx context.Context) error {
 	hold()
 	for _, m := range s.medias {
 		m.relay.Sync()
+		m.relay.Mute(true) // its reports too; the watch lets none through any more
 	}
 	return nil
 }

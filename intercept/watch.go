@@ -19,7 +19,6 @@ type watch struct {
 
 	mu      sync.Mutex
 	feed    chan<- engine.Seen // a proof under way
-	stop    bool               // hold back from the next packet on
 	held    bool               // packets are held back
 	seen    bool               // something came: up, ssrc, upTime hold
 	passed  bool               // something was passed on: last holds
@@ -55,9 +54,6 @@ type report struct {
 func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stop {
-		w.held = true
-	}
 	for _, p := range packets {
 		if len(p) < 12 || p[0]>>6 != 2 {
 			continue
@@ -147,6 +143,10 @@ func (w *watch) sender(p []byte, n int, at time.Time) {
 	}
 	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
 	binary.BigEndian.PutUint32(p[16:], w.report.time)
+	if w.shift != (shift{}) { // the engine has sent some of them
+		binary.BigEndian.PutUint32(p[20:], w.packets)
+		binary.BigEndian.PutUint32(p[24:], w.octets)
+	}
 }
 
 // observe ties the watch to a relay.
@@ -164,14 +164,11 @@ func (w *watch) observe(r *relay.Relay) {
 	})
 }
 
-// hold asks that packets be held back from the next one on, or passed again.
+// hold holds packets back, or passes them again.
 func (w *watch) hold(on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stop = on
-	if !on {
-		w.held = false
-	}
+	w.held = on
 }
 
 func (w *watch) setFeed(feed chan<- engine.Seen) {
