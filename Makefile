@@ -4,7 +4,7 @@
 LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
 
-.PHONY: all build setup demo test e2e race lint cross fuzz clean
+.PHONY: all build setup demo test e2e race lint cross fuzz bench compat clean
 
 all: build
 
@@ -24,7 +24,12 @@ test: setup
 
 # The long ones: real clients play real servers through the shim.
 e2e: setup
-	go test -tags e2e -count=1 -timeout 8m -parallel 4 ./e2e/...
+	go test -tags e2e -count=1 -timeout 12m -parallel 4 -skip TestCompat ./e2e/...
+
+# Every upstream at hand, compared with itself and with the shim in front of it:
+# minutes each, on a quiet machine. SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX add theirs.
+compat: setup
+	go test -tags e2e -count=1 -timeout 60m -v -run TestCompat ./e2e/...
 
 race: setup
 	go test -race ./...
@@ -37,6 +42,11 @@ cross:
 	GOOS=darwin GOARCH=arm64 go build ./...
 	GOOS=darwin GOARCH=arm64 go vet ./...
 	GOOS=linux GOARCH=arm64 go build ./...
+
+# The servers against themselves behind the shim, and docs/performance.md.
+# SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX name binaries of Darwin and MediaMTX.
+bench: setup
+	go test -tags bench -run TestSuite -count=1 -timeout 20m -v ./bench
 
 # Each fuzz target for FUZZTIME.
 fuzz:

@@ -65,8 +65,11 @@ type counter struct {
 	live bool   // frames are kept for the skew
 	full bool   // packets are recorded, to be compared
 
-	first int64  // arrival of the very first packet, Unix ns
-	all   uint64 // packets, in the window or not
+	first  int64  // arrival of the very first packet, Unix ns
+	origin int64  // of the first that is RTP, from where the RTP clock is followed
+	clock  uint32 // whose RTP clock: its SSRC
+	ticks  int64  // of it, from there to top
+	all    uint64 // packets, in the window or not
 
 	// What follows is of the window.
 	packets, octets      uint64
@@ -87,11 +90,9 @@ type counter struct {
 	known   bool   // the frame's first packet was seen
 	frame   uint32 // its RTP time
 	frameAt int64  // and its arrival
-	top     uint32 // latest RTP time
-	ticks   int64  // from the first frame's to that one
-	origin  int64  // arrival of the first frame; 0 before
+	top     uint32 // latest RTP time of a frame that began
 
-	late   samples // µs behind the RTP clock, which starts at origin
+	late   samples // µs behind the RTP clock that started at origin
 	spread samples // µs, of frames of more than one packet
 	seen   []seen
 
@@ -106,10 +107,17 @@ func (c *counter) packet(b []byte, size int, at int64, w *window) {
 		c.first = at
 	}
 	c.all++
-	if !w.has(at) {
+	inside := w.has(at)
+	if !inside && c.origin != 0 {
 		return
 	}
 	h, ok := parseHeader(b, size)
+	if c.origin == 0 && ok {
+		c.origin, c.top, c.clock = at, h.time, h.ssrc
+	}
+	if !inside {
+		return
+	}
 	if !ok {
 		c.foreign++
 		return
@@ -221,8 +229,8 @@ func (c *counter) timing(h header, at int64, b []byte, p place) {
 	switch {
 	case c.known:
 		c.beginFrame(h, at, b)
-	case c.origin != 0: // another SSRC, another RTP time: taken as punctual
-		c.top, c.ticks = h.time, int64(float64(at-c.origin)/float64(time.Second)*float64(c.rate))
+	case h.ssrc != c.clock: // another SSRC, another RTP time: taken as punctual
+		c.clock, c.top, c.ticks = h.ssrc, h.time, int64(float64(at-c.origin)/float64(time.Second)*float64(c.rate))
 	}
 }
 
@@ -233,9 +241,6 @@ func (c *counter) beginFrame(h header, at int64, b []byte) {
 	}
 	if c.rate == 0 {
 		return
-	}
-	if c.origin == 0 {
-		c.origin, c.top = at, h.time
 	}
 	step := int32(h.time - c.top)
 	if step < 0 {

@@ -100,6 +100,24 @@ func TestSourceChanges(t *testing.T) {
 	}
 }
 
+// A server that begins anew under another SSRC is not late for it.
+func TestLatenessOverSources(t *testing.T) {
+	k := counter{rate: 1000}
+	w := &window{}
+	w.from.Store(int64(50 * time.Millisecond))
+	w.to.Store(math.MaxInt64)
+	for i, p := range []struct {
+		ts, ssrc uint32
+		ms       int64
+	}{{0, 1, 10}, {4e9, 2, 30}, {4e9 + 50, 2, 80}, {4e9 + 90, 2, 120}, {7, 3, 160}, {57, 3, 215}} {
+		b := rtpPacket(uint16(i), p.ts, p.ssrc, true, 0)
+		k.packet(b, len(b), p.ms*int64(time.Millisecond), w)
+	}
+	if want := []int32{0, 5000}; len(k.late.kept) != 2 || k.late.kept[0] != want[0] || k.late.kept[1] != want[1] {
+		t.Errorf("%v µs, want %v", k.late.kept, want)
+	}
+}
+
 func TestWindowCountsInside(t *testing.T) {
 	w := &window{}
 	w.from.Store(100)
@@ -143,14 +161,14 @@ func TestLateness(t *testing.T) {
 		name   string
 		rate   uint32
 		frames []frame
-		want   []int32 // µs against the first whole frame
+		want   []int32 // µs against the first packet, of all frames but the first
 	}{
 		{"punctual", 90000, []frame{{0, 0, 1, 0}, {3600, 40 * ms, 1, 0}, {7200, 80 * ms, 1, 0}}, []int32{0, 0}},
 		{"late by 5 ms", 90000, []frame{{0, 0, 1, 0}, {3600, 40 * ms, 1, 0}, {7200, 85 * ms, 1, 0}, {10800, 120 * ms, 1, 0}}, []int32{0, 5000, 0}},
 		{"early", 90000, []frame{{0, 0, 1, 0}, {3600, 40 * ms, 1, 0}, {7200, 70 * ms, 1, 0}}, []int32{0, -10000}},
 		{"the first packet of a frame tells", 90000, []frame{{0, 0, 3, ms}, {3600, 40 * ms, 8, 4 * ms}, {7200, 80 * ms, 2, ms}}, []int32{0, 0}},
 		{"RTP time goes around", 90000, []frame{{math.MaxUint32 - 3599, 0, 1, 0}, {0, 40 * ms, 1, 0}, {3600, 80 * ms, 1, 0}}, []int32{0, 0}},
-		{"B-frames are left out", 90000, []frame{{0, 0, 1, 0}, {3600, 0, 1, 0}, {14400, 40 * ms, 1, 0}, {7200, 80 * ms, 1, 0}, {10800, 120 * ms, 1, 0}, {25200, 160 * ms, 1, 0}}, []int32{0, -80000, -80000}},
+		{"B-frames are left out", 90000, []frame{{0, 0, 1, 0}, {3600, 0, 1, 0}, {14400, 40 * ms, 1, 0}, {7200, 80 * ms, 1, 0}, {10800, 120 * ms, 1, 0}, {25200, 160 * ms, 1, 0}}, []int32{-40000, -120000, -120000}},
 		{"no clock", 0, []frame{{0, 0, 1, 0}, {3600, 40 * ms, 1, 0}}, nil},
 		{"44.1 kHz", 44100, []frame{{0, 0, 1, 0}, {1024, 23220 * time.Microsecond, 1, 0}, {45124, 1023220 * time.Microsecond, 1, 0}}, []int32{0, 0}},
 	} {

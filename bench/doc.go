@@ -19,8 +19,9 @@
 // dropped is told apart: then the bench was too slow, not the server.
 //
 // Lateness is that of a frame's first packet (a frame is what has one RTP time)
-// against the RTP clock, from the session's most punctual frame on. A server
-// that runs ahead over TCP is measured from its first frame instead. Frames
+// against the RTP clock, from the session's most punctual frame on. A movie over
+// TCP, which may run ahead, is measured from its first packet instead, as its
+// viewer's clock began then; ahead is by how much it was, at most. Frames
 // whose RTP time lies before one already seen (B-frames) are left out: RTP time
 // is when they are shown, not when they are due. Spread is the time between a
 // frame's first packet and its last.

@@ -20,7 +20,9 @@ const (
 	limitMessages = 16       // GSO sends to a sendmmsg
 	limitFrames   = 16       // interleaved frames to a write
 	limitMemory   = 64 << 20 // payload walked through by the loops that send different media
-	limitGather   = 5 * time.Millisecond
+	limitGather   = 2 * time.Millisecond
+	limitBacklog  = 64                     // packets on their way to a destination, at most: nothing is lost
+	limitWaits    = 200                    // for that, in a row
 	limitPause    = 100 * time.Millisecond // for the receivers to have seen all
 )
 
@@ -230,7 +232,7 @@ func loopLimit(ctx context.Context, s *sender, tcp bool, step func() error) (l L
 		w.to.Store(1<<63 - 1)
 		w.from.Store(time.Now().UnixNano())
 		var loop sync.WaitGroup
-		loop.Go(func() { cpu, took, err = flatOut(ctx, s.cfg.Duration, step) })
+		loop.Go(func() { cpu, took, err = s.flatOut(ctx, r, step) })
 		loop.Wait()
 		time.Sleep(limitPause)
 	}
@@ -251,16 +253,23 @@ func loopLimit(ctx context.Context, s *sender, tcp bool, step func() error) (l L
 	return l, nil
 }
 
-// flatOut repeats step in a thread of its own, and returns that one's CPU time.
-func flatOut(ctx context.Context, d time.Duration, step func() error) (cpu, took time.Duration, err error) {
+// flatOut repeats step in a thread of its own, as fast as the receivers keep
+// up, and returns that thread's CPU time.
+func (s *sender) flatOut(ctx context.Context, r *reader, step func() error) (cpu, took time.Duration, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	began, used := time.Now(), threadTime()
-	for took < d && ctx.Err() == nil {
+	for took < s.cfg.Duration && ctx.Err() == nil {
 		for range limitMessages {
 			if err := step(); err != nil {
 				return 0, 0, err
 			}
+		}
+		for range limitWaits { // after that they must have been lost
+			if s.packets < r.packets.Load()+uint64(limitBacklog*s.cfg.Destinations) {
+				break
+			}
+			time.Sleep(limitGather / 2)
 		}
 		took = time.Since(began)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/bluenviron/gortsplib/v5/pkg/base"
 	"github.com/bluenviron/gortsplib/v5/pkg/conn"
 	"github.com/bluenviron/gortsplib/v5/pkg/description"
+	"github.com/pion/rtcp"
 	"github.com/pion/sdp/v3"
 )
 
@@ -259,6 +260,51 @@ func TestConfigRefuses(t *testing.T) {
 	} {
 		if _, err := Measure(t.Context(), c); err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// A goodbye counts when it is of the track's own SSRC, and before we leave.
+func TestGoodbye(t *testing.T) {
+	compound := func(ssrc uint32) []byte {
+		b, err := rtcp.Marshal([]rtcp.Packet{&rtcp.SenderReport{SSRC: ssrc},
+			&rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{Source: ssrc, Items: []rtcp.SourceDescriptionItem{{Type: rtcp.SDESCNAME, Text: "x"}}}}},
+			&rtcp.ApplicationDefined{SSRC: ssrc, Name: "qtsi", Data: []byte("1234")}, &rtcp.Goodbye{Sources: []uint32{ssrc}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	tr := &track{}
+	p := rtpPacket(1, 1, 77, true, 0)
+	tr.packet(p, len(p), 1, &window{})
+	s := &session{tracks: []*track{tr}}
+	s.rtcp(tr, compound(78))
+	s.rtcp(tr, compound(77)[:20])
+	if s.broken {
+		t.Error("another's goodbye, or none")
+	}
+	s.rtcp(tr, compound(77))
+	if !s.broken {
+		t.Error("the goodbye was not seen")
+	}
+	s.broken, s.leaving = false, true
+	s.rtcp(tr, compound(77))
+	if s.broken {
+		t.Error("the answer to our own leave")
+	}
+}
+
+func TestCapacity(t *testing.T) {
+	run := func(server string, load int, lost uint64, late float64) Run {
+		return Run{Server: server, Load: load, Sessions: load, Packets: 1000, Lost: lost, Late: Quantiles{N: 1, P999: late}}
+	}
+	short := run("short", 10, 0, 1)
+	short.Sessions = 9
+	r := Report{Runs: []Run{run("a", 1, 0, 1), run("b", 1, 1, 1), run("a", 10, 0, 19), run("b", 10, 0, 1), run("a", 100, 0, 21), run("a", 1000, 0, 1), short}}
+	for server, want := range map[string]int{"a": 10, "b": 0, "short": 0, "nobody": 0} {
+		if got := r.Capacity(server); got != want {
+			t.Errorf("%s: %d, want %d", server, got, want)
 		}
 	}
 }

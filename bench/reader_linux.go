@@ -224,7 +224,7 @@ func (r *reader) readRTCP(sl *slot) {
 	for range inARow {
 		n := r.whole.receive(sl.fd)
 		for i := range n {
-			sl.s.rtcp(r.whole.datagram(i).b)
+			sl.s.rtcp(sl.t, r.whole.datagram(i).b)
 		}
 		if n < len(r.whole.hdrs) {
 			return
@@ -280,7 +280,7 @@ func (r *reader) drop(sl *slot) {
 
 // tend looks after some of the sessions, all in their turn.
 func (r *reader) tend(now time.Time) {
-	share := 1 + len(r.sessions)*int(r.gather)*4/int(reportEvery)
+	share := 1 + int(int64(len(r.sessions))*4*int64(r.gather)/int64(reportEvery))
 	for range min(share, len(r.sessions)) {
 		r.at %= len(r.sessions)
 		if s := r.sessions[r.at]; s.control != nil && !s.gone {

@@ -88,7 +88,7 @@ func (r *reader) add(s *session) {
 	for _, t := range s.tracks {
 		if t.pair != nil {
 			r.work.Go(func() { r.receive(t.pair.rtp, func(b []byte, at int64) { t.packet(b, len(b), at, r.window) }) })
-			r.work.Go(func() { r.receive(t.pair.rtcp, func(b []byte, _ int64) { s.rtcp(b) }) })
+			r.work.Go(func() { r.receive(t.pair.rtcp, func(b []byte, _ int64) { s.rtcp(t, b) }) })
 		}
 	}
 	r.work.Go(func() { r.readControl(s) })

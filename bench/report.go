@@ -16,6 +16,7 @@ import (
 // Report is what Measure found.
 type Report struct {
 	Time      time.Time `json:"time"`
+	Commit    string    `json:"commit,omitempty"` // of what was measured, where the caller knows
 	CPU       string    `json:"cpu"`
 	Cores     int       `json:"cores"`
 	Kernel    string    `json:"kernel"`
@@ -56,7 +57,7 @@ type Run struct {
 	Timeless  uint64 `json:"timeless,omitempty"`
 
 	Late   Quantiles `json:"late_ms"`
-	Ahead  Quantiles `json:"ahead_ms"` // over TCP, of streams that run ahead
+	Ahead  Quantiles `json:"ahead_ms"` // of movies over TCP, each track's most
 	Spread Quantiles `json:"spread_ms"`
 	Skew   Quantiles `json:"skew_ms"`
 	Burst  Quantiles `json:"burst_packets"`
@@ -74,7 +75,7 @@ type Run struct {
 	Costs      []float64 `json:"cpu_s_per_gib_by_round,omitempty"`
 	TimesLimit float64   `json:"times_limit,omitempty"`
 	Resident   uint64    `json:"resident_bytes,omitempty"`
-	PerSession float64   `json:"kib_per_session,omitempty"` // resident, over what it was before the first one
+	PerSession float64   `json:"kib_per_session,omitempty"` // more than at the first load; there: than with none
 
 	SelfCPU    float64  `json:"self_cpu_s"`
 	ReaderCPU  float64  `json:"reader_cpu_s"`
@@ -135,8 +136,8 @@ func (t *tally) result() Run {
 		r.Cost = r.CPU / (float64(r.Bytes) / (1 << 30))
 	}
 	r.Costs = t.costs
-	if r.Resident > t.idle && r.Sessions > 0 {
-		r.PerSession = float64(r.Resident-t.idle) / 1024 / float64(r.Sessions)
+	if r.Resident > t.base.resident && r.Sessions > t.base.sessions {
+		r.PerSession = float64(r.Resident-t.base.resident) / 1024 / float64(r.Sessions-t.base.sessions)
 	}
 	return r
 }
@@ -158,6 +159,9 @@ func (r *Run) warnings() []string {
 	}
 	if r.Stolen > .02*r.Seconds {
 		say("the hypervisor took %.2f s of CPU time away", r.Stolen)
+	}
+	if others := (r.MachineCPU - r.CPU - r.SelfCPU) / r.Seconds; r.CPU > 0 && others > .2 {
+		say("the machine was not ours alone: others used %.2f CPU-s/s", others)
 	}
 	if r.Silent > 0 {
 		say("%d sessions got nothing", r.Silent)
@@ -275,8 +279,33 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 		at = n
 	}
-	_, err := fmt.Fprintln(w, "\n* p50 / p99 / p99.9 / max")
-	return err
+	fmt.Fprintln(w, "\n* p50 / p99 / p99.9 / max")
+	for _, name := range r.names {
+		if n := r.Capacity(name); len(r.Runs) > len(r.names) {
+			fmt.Fprintf(w, "%s: %d sessions, of these loads, without loss and with 999 of 1000 frames at most %v late\n", name, n, maxLate)
+		}
+	}
+	return nil
+}
+
+// maxLate is how late a frame may be for viewers not to see it.
+const maxLate = 20 * time.Millisecond
+
+// Capacity is the highest load at which a server played all sessions without
+// losing a packet or being late, and at every lower one too; 0 if at none.
+func (r *Report) Capacity(server string) int {
+	best := 0
+	for i := range r.Runs {
+		run := &r.Runs[i]
+		if run.Server != server || run.Load < best {
+			continue
+		}
+		if run.Lost > run.Dropped || run.Sessions < run.Load || run.Silent+run.Broken > 0 || run.Late.P999 > maxLate.Seconds()*1e3 {
+			break
+		}
+		best = run.Load
+	}
+	return best
 }
 
 func (r *Report) writeLoad(w io.Writer, runs []Run) error {

@@ -166,14 +166,14 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 			return rep, fmt.Errorf("bench: limits: %w", err)
 		}
 	}
-	idle := make([]uint64, len(cfg.Servers)) // memory before the first session
+	bases := make([]foundation, len(cfg.Servers))
 	for i, s := range cfg.Servers {
-		idle[i] = resident(s.Pids)
+		bases[i].resident = resident(s.Pids)
 	}
 	for _, n := range cfg.Sessions {
 		runs := make([]*tally, len(cfg.Servers))
 		for i := range runs {
-			runs[i] = &tally{server: cfg.Servers[i], load: n, tcp: cfg.TCP, idle: idle[i]}
+			runs[i] = &tally{server: cfg.Servers[i], load: n, tcp: cfg.TCP, base: bases[i]}
 		}
 		for range cfg.Rounds {
 			for i := range runs {
@@ -182,8 +182,11 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 				}
 			}
 		}
-		for _, t := range runs {
+		for i, t := range runs {
 			rep.add(t.result())
+			if bases[i].sessions == 0 {
+				bases[i] = foundation{t.sum.Resident, t.sessions}
+			}
 		}
 	}
 	return rep, nil

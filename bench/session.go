@@ -57,11 +57,12 @@ type track struct {
 	reports netip.AddrPort // where receiver reports go, over UDP
 }
 
-// rtcp looks at the server's RTCP for a goodbye (RFC 3550 §6.6).
-func (s *session) rtcp(b []byte) {
+// rtcp looks at a track's RTCP for a goodbye (RFC 3550 §6.6). One of another
+// SSRC was meant for a session that had this port before.
+func (s *session) rtcp(t *track, b []byte) {
 	for len(b) >= 4 && b[0]>>6 == 2 {
 		n := 4 * (1 + int(binary.BigEndian.Uint16(b[2:])))
-		if b[1] == 203 {
+		if b[1] == 203 && len(b) >= 8 && t.origin != 0 && binary.BigEndian.Uint32(b[4:]) == t.clock {
 			s.broken = s.broken || !s.leaving
 		}
 		if n > len(b) {
@@ -79,7 +80,7 @@ func (s *session) frame(channel uint8, b []byte, at int64, w *window) {
 			t.packet(b, len(b), at, w)
 			return
 		case t.channel + 1:
-			s.rtcp(b)
+			s.rtcp(t, b)
 			return
 		}
 	}

@@ -13,6 +13,7 @@ type Plot struct {
 	Name   string // of a file, without its end
 	Title  string
 	Unit   string
+	Log    bool // the figure on a logarithmic axis too: it is never 0
 	Lines  []Line
 	Limit  float64 // drawn across, if not 0
 	Limits string  // what it is
@@ -54,7 +55,7 @@ func (r *Report) Plots() []Plot {
 	}
 	var all []Plot
 	for _, f := range plotted {
-		p := Plot{Name: f.name, Title: f.title, Unit: f.unit}
+		p := Plot{Name: f.name, Title: f.title, Unit: f.unit, Log: f.name == "cost"}
 		at := map[string]int{}
 		for i := range r.Runs {
 			run := &r.Runs[i]
@@ -94,26 +95,25 @@ const (
 var plotColours = []string{"#0b62a4", "#c4452f", "#3a8a3a", "#7a4fa3", "#b07a00"}
 
 // WriteSVG draws the plot: the load on a logarithmic axis, the figure on a
-// linear one from 0.
+// linear one from 0 or, if Log says so, on a logarithmic one too.
 func (p Plot) WriteSVG(w io.Writer) error {
-	lo, hi, top := math.Inf(1), 0., p.Limit
+	lo, hi := math.Inf(1), 0.
 	for _, l := range p.Lines {
 		for _, pt := range l.Points {
-			lo, hi, top = math.Min(lo, pt.Load), math.Max(hi, pt.Load), math.Max(top, pt.Value)
+			lo, hi = math.Min(lo, pt.Load), math.Max(hi, pt.Load)
 		}
 	}
 	if hi == 0 {
 		return fmt.Errorf("plot %s: nothing to draw", p.Name)
 	}
-	step := niceStep(top / plotTicks)
-	top = step * math.Max(1, math.Ceil(top/step-1e-9))
+	ticks, height := p.scale()
 	x := func(load float64) float64 {
 		if hi == lo {
 			return plotLeft + plotInnerWidth/2
 		}
 		return plotLeft + plotInnerWidth*math.Log(load/lo)/math.Log(hi/lo)
 	}
-	y := func(v float64) float64 { return plotTop + plotInnerHeight*(1-v/top) }
+	y := func(v float64) float64 { return plotTop + plotInnerHeight*(1-height(v)) }
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12">`+"\n", plotWidth, plotHeight)
@@ -124,7 +124,7 @@ func (p Plot) WriteSVG(w io.Writer) error {
 	text(plotLeft, 20, "start", `font-size="15" font-weight="bold"`, p.Title)
 	text(plotLeft-8, plotTop-8, "end", "", p.Unit)
 	text(plotWidth-plotRight, plotHeight-10, "end", "", "sessions")
-	for v := 0.; v <= top+step/2; v += step {
+	for _, v := range ticks {
 		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1[3]f" stroke="#ddd"/>`+"\n", plotLeft, plotWidth-plotRight, y(v))
 		text(plotLeft-8, y(v)+4, "end", "", fmt.Sprintf("%.4g", v))
 	}
@@ -140,6 +140,40 @@ func (p Plot) WriteSVG(w io.Writer) error {
 	b.WriteString("</svg>\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// scale is the axis of the figure: the values to mark, and how high up, from 0
+// to 1, a value is.
+func (p Plot) scale() (ticks []float64, height func(float64) float64) {
+	least, most := math.Inf(1), 0.
+	see := func(v float64) {
+		if most = math.Max(most, v); v > 0 {
+			least = math.Min(least, v)
+		}
+	}
+	see(p.Limit)
+	for _, l := range p.Lines {
+		for _, pt := range l.Points {
+			see(pt.Value)
+		}
+	}
+	if p.Log && most > 0 {
+		least = math.Pow(10, math.Floor(math.Log10(least)))
+		most = math.Pow(10, math.Ceil(math.Log10(most)))
+		if most == least {
+			most *= 10
+		}
+		for power := least; power <= most*1.01; power *= 10 {
+			ticks = append(ticks, power)
+		}
+		return ticks, func(v float64) float64 { return math.Log(math.Max(v, least)/least) / math.Log(most/least) }
+	}
+	step := niceStep(most / plotTicks)
+	most = step * math.Max(1, math.Ceil(most/step-1e-9))
+	for v := 0.; v <= most+step/2; v += step {
+		ticks = append(ticks, v)
+	}
+	return ticks, func(v float64) float64 { return v / most }
 }
 
 // drawLoads marks each load once on the axis.

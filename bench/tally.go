@@ -10,19 +10,23 @@ import (
 )
 
 const (
-	// A stream over TCP that was ever further ahead of its first frame's clock
-	// than this runs ahead on purpose: it is late only against that clock.
-	runsAhead = int32(500_000) // µs
 	sameFrame = 2 * time.Second
 	maxErrors = 20 // kinds of failure told apart
 )
+
+// foundation is a server's memory to compare with: before the first session, then at
+// the first load, which has brought in all that there is but once.
+type foundation struct {
+	resident uint64
+	sessions int
+}
 
 // tally sums up the rounds of one server at one load.
 type tally struct {
 	server Server
 	load   int
 	tcp    bool
-	idle   uint64 // memory before the first session
+	base   foundation
 
 	sessions, failed int
 	errors           map[string]int
@@ -184,8 +188,8 @@ func (t *tally) track(tr *track) {
 		}
 	}
 	begin := tr.late.min
-	if t.tcp && -begin > runsAhead {
-		t.ahead.add(float64(-begin) / 1e3)
+	if t.tcp && !tr.live && tr.late.n > 0 { // it may run ahead: the viewer's clock began with the first packet
+		t.ahead.add(max(0, float64(-begin)/1e3))
 		begin = 0
 	}
 	t.late.take(&tr.late, func(v int32) float64 { return max(0, float64(v-begin)/1e3) })

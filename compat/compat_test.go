@@ -11,7 +11,7 @@ import (
 	"rtspshim/compat/talk"
 )
 
-var quick = talk.Bounds{Answer: 700 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
+var quick = talk.Bounds{Answer: 1200 * time.Millisecond, Settle: 150 * time.Millisecond, Quiet: 700 * time.Millisecond}
 
 func show(t *testing.T, r *compat.Result, all bool) {
 	for _, p := range r.Points {

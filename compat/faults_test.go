@@ -345,7 +345,7 @@ func TestEveryFaultIsFound(t *testing.T) {
 		all = slices.DeleteFunc(all, func(f fault) bool { return f.point == "play-reports" || f.live && f.delay == 0 })
 	}
 	var points []string
-	tokens, group := make(chan struct{}, 24), sync.WaitGroup{}
+	tokens, group := make(chan struct{}, 16), sync.WaitGroup{}
 	for _, f := range all {
 		points = append(points, f.point)
 		tokens <- struct{}{}

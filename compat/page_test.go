@@ -49,6 +49,7 @@ func TestPageInABrowser(t *testing.T) {
 	if err != nil {
 		t.Skip("chromium is not installed (Debian package chromium)")
 	}
+	t.Parallel()
 	r := spoiltResult(t)
 	file := filepath.Join(t.TempDir(), "page.html")
 	f, err := os.Create(file)
@@ -108,6 +109,7 @@ document.body.dataset.shown = document.querySelectorAll('details.point:not([hidd
 
 // The table and the JSON say the same as the result.
 func TestTableAndJSON(t *testing.T) {
+	t.Parallel()
 	r := spoiltResult(t)
 	var table, text bytes.Buffer
 	if err := report.Table(&table, r, false, false); err != nil {

@@ -100,6 +100,12 @@ func (r *run) watch(ctx context.Context, p player, out *Point) {
 		}
 	}
 	out.Verdict = judge.Worst(out.Findings)
+	other := slices.ContainsFunc(out.Findings, func(f judge.Finding) bool { return f.What == judge.NothingInCommon })
+	if r.upstream.Connect != "" && other {
+		// Players cannot name the shim to the upstream as scripts do (see sameName).
+		out.Verdict, out.Findings = judge.NotRun, nil
+		out.Note = "the upstream makes a live stream of its own for every host it is called by; compared by packets only"
+	}
 }
 
 // playURL is the URL with credentials, as players want it.

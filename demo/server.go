@@ -77,6 +77,9 @@ type Faults struct {
 
 	// IgnorePause answers PAUSE and goes on sending.
 	IgnorePause bool
+
+	// NoGoodbye ends sessions without a BYE, as a server that is killed does.
+	NoGoodbye bool
 }
 
 // FlipAfter is a Faults.Packet that flips the last payload byte of every

@@ -267,7 +267,7 @@ func (s *session) end(why string) {
 		delete(s.live.readers, s)
 	}
 	for _, st := range s.streams {
-		if st.conn == nil {
+		if st.conn == nil && !s.srv.cfg.Faults.NoGoodbye {
 			st.bye(time.Now())
 		}
 		s.drop(st)

@@ -76,6 +76,9 @@ func compareWith(t *testing.T, up testbed.Upstream, path, addr string) {
 	}
 	cfg := compat.Config{Upstream: "rtsp://" + up.Addr + path, Shim: "rtsp://" + addr, Parallel: 6,
 		Bounds: talk.Bounds{Answer: 2 * time.Second}, Slow: os.Getenv("SHIM_TEST_SLOW") != ""}
+	if only := os.Getenv("SHIM_TEST_POINTS"); only != "" { // names, separated by commas
+		cfg.Only = strings.Split(only, ",")
+	}
 	if up.Auth != testbed.NoAuth {
 		cfg.Credentials = url.UserPassword(testbed.User, testbed.Pass)
 	}

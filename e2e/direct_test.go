@@ -30,8 +30,11 @@ func movieFiles(t *testing.T) []string {
 // sameMovie compares two plays of a movie with each other and with the movie.
 func sameMovie(t *testing.T, client testbed.Client, movie testbed.Frames, plays []testbed.Frames) error {
 	t.Helper()
-	// VLC may lose a second of pictures, and a packet is less than a frame of sound.
-	err := testbed.CompareStart(plays[0], plays[1], client.Least)
+	same := testbed.CompareStart
+	if client.Name == "vlc" { // which now and then leaves out the first frames of sound
+		same = testbed.CompareLive
+	}
+	err := same(plays[0], plays[1], client.Least)
 	switch client.Name {
 	case "ffmpeg", "vlc": // decoded by ffmpeg, as the movie was
 		err = errors.Join(err, testbed.CompareLoop(movie, plays[0], client.Least))
@@ -55,6 +58,7 @@ func playMovies(t *testing.T, up testbed.Upstream) {
 				}
 				t.Run(name+"/"+client.Name+"/"+string(transport), func(t *testing.T) {
 					t.Parallel()
+					client.Need(t)
 					mayTunnel(t, client, up, transport)
 					play := func() testbed.Frames { return client.Play(t.Context(), t, up.URL("/"+name), transport, media) }
 					if err := sameMovie(t, client, movie, testbed.Together(play, play)); err != nil {
@@ -93,9 +97,18 @@ func playLive(t *testing.T, up testbed.Upstream, path, name string) {
 		for i, transport := range transports {
 			other := transports[(i+1)%len(transports)]
 			t.Run(client.Name+"/"+string(transport), func(t *testing.T) {
-				if up.Name != "gst" { // whose clients disturb each other's timestamps when they join
+				// MediaMTX now and then drops one of several tunnels opened at once.
+				if up.Name != "mediamtx" {
 					t.Parallel()
 				}
+				up := up
+				if up.Name == "gst" && client.Name == "ffmpeg" {
+					t.Skip("gst-rtsp-server takes a shared live stream's time back whenever somebody joins, and ffmpeg loses its place")
+				}
+				if up.Name == "gst" { // whose shared pipeline answers 503 while the last client's leaving takes it down
+					up = testbed.StartGst(t, testbed.GstOptions{}).Upstream
+				}
+				client.Need(t)
 				mayTunnel(t, client, up, transport, other)
 				plays := testbed.Together(
 					func() testbed.Frames { return client.Play(t.Context(), t, up.URL(path), transport, media) },
@@ -122,7 +135,7 @@ func TestLiveGst(t *testing.T) {
 
 func TestLiveGortsplib(t *testing.T) {
 	t.Parallel()
-	const name = "h264-bframes-aac.mp4"
+	const name = "h264-aac.mp4"
 	up := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
 	testbed.PublishFile(t, up.URL("/live"), testbed.Movie(t, name), testbed.UDP)
 	up.AwaitPublished(t, "/live")
@@ -175,6 +188,17 @@ func TestDoors(t *testing.T) {
 			return testbed.StartGst(t, o).Upstream, "/" + name
 		}
 	}
+	t.Run("gortsplib SRTP", func(t *testing.T) { // to whose keys ffmpeg and GStreamer are blind
+		t.Parallel()
+		up, path := published(testbed.GortsplibOptions{SRTP: true})(t)
+		play := func() testbed.Frames {
+			return testbed.GortsplibFrames(t.Context(), t, up.URL(path), testbed.TCP, media)
+		}
+		plays := testbed.Together(play, play)
+		if err := testbed.CompareLive(plays[0], plays[1], 20); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, door := range []struct {
 		name      string
 		start     func(*testing.T) (testbed.Upstream, string)

@@ -375,8 +375,11 @@ func (r *replay) close() error {
 		return err
 	}
 	rest, err := io.ReadAll(r.pair.client)
-	if len(rest) > 0 || err != nil {
-		return fmt.Errorf("the upstream closed; the client received %q, %v", rest, err)
+	if err != nil {
+		return fmt.Errorf("the upstream closed; the client received %q: %w", rest, err)
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("the upstream closed; the client received %q", rest)
 	}
 	return nil
 }

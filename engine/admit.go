@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"time"
 
 	"rtspshim/engine/disk"
 	"rtspshim/engine/hint"
@@ -26,7 +29,7 @@ func (e *Engine) admit(s *Stream) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Identity() != disk.IdentityOf(s.spec.File.Info()) {
 		return fmt.Errorf("%s: %w", s.spec.File.Name, disk.ErrChanged)
 	}
@@ -144,4 +147,26 @@ func (e *Engine) closeDisk() error {
 		return nil
 	}
 	return e.disk.Close()
+}
+
+// MeasureDisk reads here and there in the files of a folder for a moment, and
+// returns what admission may count on: four fifths of the bandwidth reached, in
+// bytes a second, and the overhead of a read.
+func MeasureDisk(dir string) (bandwidth int64, overhead time.Duration, err error) {
+	const most, limit = 64, 300 * time.Millisecond
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("measure the disk: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && len(names) < most {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	if len(names) == 0 {
+		return 0, 0, fmt.Errorf("measure the disk: no files in %q", dir)
+	}
+	speed, err := disk.Calibrate(disk.OS(disk.Auto), names, limit)
+	return speed.Bandwidth / 5 * 4, speed.Overhead, err
 }

@@ -52,6 +52,16 @@ func (l *Lateness) Max() time.Duration { return l.max }
 // Packets is the number of those counted.
 func (l *Lateness) Packets() uint64 { return l.n }
 
+// Sub takes away what o, an earlier copy, had counted.
+func (l *Lateness) Sub(o *Lateness) {
+	for i, c := range o.counts {
+		if l.counts[i] -= c; l.counts[i] > 0 {
+			l.max = latenessBound(i + 1)
+		}
+	}
+	l.n -= o.n
+}
+
 // Add counts those of o, too.
 func (l *Lateness) Add(o *Lateness) {
 	for i, c := range o.counts {

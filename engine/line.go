@@ -17,8 +17,9 @@ type line struct {
 	known  bool
 	ended  bool // none comes
 
-	last         Place // sent last
-	behind       bool  // there is a last one
+	last         Place  // sent last
+	lastTime     uint32 // its RTP timestamp, as the client knows it
+	behind       bool   // there is a last one
 	sent, octets uint64
 	reportAt     time.Duration
 	sr           []byte // the report written last
@@ -90,6 +91,7 @@ func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Dur
 		s.late.add(late)
 		to.packet(l, late)
 		l.last, l.behind, l.known = placeOf(&l.packet), true, false
+		l.lastTime = l.packet.Time + l.Time
 		l.sent++
 		l.octets += uint64(l.packet.Size)
 	}
@@ -173,6 +175,7 @@ func (s *Stream) resolve(i int, t *TrackState) {
 	first, err := behind(s.spec.File, m.Track, s.spec.AsHinted, s.spec.From, last)
 	if err != nil {
 		s.e.log.Warn("engine: state of a stream", "file", s.spec.File.Name, "err", err)
+		return
 	}
 	t.Ended = !first.OK || first.Due >= s.spec.End
 	if first.OK {

@@ -8,7 +8,7 @@ import (
 )
 
 // OpenMovie opens a hinted movie, shared with all who have the same file open.
-// Its Close gives it back; Streams hold it on their own.
+// Its Close gives it back.
 func (e *Engine) OpenMovie(path string) (*hint.File, error) {
 	f, err := e.shelf.Open(path)
 	if err != nil {

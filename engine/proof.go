@@ -30,8 +30,11 @@ type Proof struct {
 	why    string        // set once the packets differ
 	base   time.Duration // the earliest that a packet came, less its due time
 	first  time.Duration // the same of the first packet
-	packet hint.Packet   // the scan's
-	hash   maphash.Hash  //
+	early  time.Duration // the lead after the first burst; 0 before
+
+	firstAt, earlyAt, lastAt time.Duration // arrivals: of the first packet, of early, of the last one
+	packet                   hint.Packet   // the scan's
+	hash                     maphash.Hash  //
 }
 
 // candidate is a packet of the movie, its payload as a sum.
@@ -184,9 +187,13 @@ func (p *Proof) Packet(s Seen) bool {
 	if g := &m.guesses[0]; len(m.guesses) == 1 {
 		if c := p.candidate(g, s.Seq); c != nil {
 			if p.base == 1<<63-1 {
-				p.first = s.At - c.due
+				p.first, p.firstAt = s.At-c.due, s.At
 			}
 			p.base = min(p.base, s.At-c.due)
+			if s.At-p.firstAt >= burst && p.early == 0 {
+				p.early, p.earlyAt = p.Lead(), s.At
+			}
+			p.lastAt = max(p.lastAt, s.At)
 		}
 	}
 	for _, m := range p.medias {
@@ -255,6 +262,19 @@ func (p *Proof) Base() time.Duration { return p.base }
 // Lead is how much earlier than at first packets came, against their due
 // times: an upstream that sends ahead of time shows here.
 func (p *Proof) Lead() time.Duration { return p.first - p.base }
+
+// burst is how long an upstream may take over the packets it sends at once.
+const burst = 500 * time.Millisecond
+
+// Growth is by how much the lead has grown since the first burst, in seconds a
+// second; ok is false when too little was seen to tell.
+func (p *Proof) Growth() (rate float64, ok bool) {
+	took := p.lastAt - p.earlyAt
+	if p.early == 0 || took < burst {
+		return 0, false
+	}
+	return float64(p.Lead()-p.early) / float64(took), true
+}
 
 // Place is where in the movie a proved Media's packet of that sequence number
 // stands; ok is false when it has none.

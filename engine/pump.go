@@ -249,7 +249,7 @@ func (p *pump) serve() bool {
 // tick receives from all ready sockets and sends what their handlers answer,
 // and what Streams have added.
 func (p *pump) tick(events []wire.Event, now time.Time) {
-	if len(events) == 0 && len(p.turn) == 0 {
+	if len(events) == 0 && p.busy == 0 {
 		return
 	}
 	p.stats.Ticks++

@@ -31,7 +31,27 @@ func (s *Stream) report(l *line, now time.Duration, to sink) {
 	}
 	r := &l.Report
 	l.reportAt = now + r.Interval
-	l.sr = putReport(l.sr, l.SSRC, s.e.start.Add(now+r.Clock),
-		l.Time+l.track.RTPTime(now-s.base), r.Packets+uint32(l.sent), r.Octets+uint32(l.octets), r.Tail)
+	rtp, packets, octets := s.counts(l, now)
+	l.sr = putReport(l.sr, l.SSRC, s.e.start.Add(now+r.Clock), rtp, packets, octets, r.Tail)
 	to.report(l)
+}
+
+// counts are what a report says at that time. Its clock goes on as in the
+// upstream's reports, where there were some.
+func (s *Stream) counts(l *line, now time.Duration) (rtp, packets, octets uint32) {
+	r := &l.Report
+	switch rtp = l.Time + l.track.RTPTime(now-s.base); {
+	case s.tcp != nil || s.over: // packets are ahead of the clock, or there are none: reports go with them
+		rtp = l.lastTime
+	case !r.At.IsZero():
+		rtp = r.Time + l.track.RTPTime(now-r.At.Sub(s.e.start)) - l.track.RTPTime(0)
+	}
+	return rtp, r.Packets + uint32(l.sent), r.Octets + uint32(l.octets)
+}
+
+// Counts are what a sender report for a track would say now.
+func (s *Stream) Counts(track int) (rtp, packets, octets uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts(&s.lines[track], time.Since(s.e.start))
 }

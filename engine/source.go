@@ -36,6 +36,7 @@ type source struct {
 	slots   [slots]slot
 	asked   bool  // slots[ready] is planned, and waits for its data
 	rounds  int   // in which its hints asked for more
+	given   int   // intervals whose data were given back
 	ended   bool  // no more intervals
 	closed  bool  // all is given back
 	broken  error // why no more come; guarded by Stream.mu
@@ -57,13 +58,15 @@ func newFeeder() *feeder {
 	return &feeder{bell: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
-// post has the feeder look at a Stream. It never waits. A Stream is on the list
+// post has the feeder look at Streams. It never waits. A Stream is on the list
 // once, so that the list is bounded by the number of Streams.
-func (f *feeder) post(s *Stream) {
+func (f *feeder) post(all ...*Stream) {
 	f.mu.Lock()
-	if !s.posted {
-		s.posted = true
-		f.in = append(f.in, s)
+	for _, s := range all {
+		if !s.posted {
+			s.posted = true
+			f.in = append(f.in, s)
+		}
 	}
 	f.mu.Unlock()
 	ring(f.bell)
@@ -119,14 +122,25 @@ func (s *Stream) feed(now time.Duration) {
 	over, gone, spent, ready, broken := s.over, s.gone, s.source.spent, s.source.ready, s.source.broken
 	s.mu.Unlock()
 	if gone {
-		s.giveBack()
+		spent = ready
+		if s.source.asked {
+			spent++
+		}
+	}
+	s.giveBack(spent)
+	if gone {
+		s.source.closed = true
+		s.source.file.Close()
+		s.e.release(s)
 	}
 	if over || broken != nil {
 		return
 	}
 	if err := s.readAhead(now, spent, ready); err != nil {
 		s.mu.Lock()
-		s.source.broken = err
+		if s.source.broken = err; s.source.ready == 0 {
+			close(s.primed)
+		}
 		s.mu.Unlock()
 		s.wake()
 	}
@@ -276,16 +290,12 @@ func (r *receiver) Ready(*disk.Set) {
 	s.e.feeder.post(s)
 }
 
-// giveBack ends the source of a Stream that is over.
-func (s *Stream) giveBack() {
-	src := &s.source
-	src.closed = true
-	for i := src.spent; i < src.ready || src.asked && i == src.ready; i++ {
-		if at := &src.slots[i%slots]; at.data != nil {
+// giveBack gives back the data of all intervals before one.
+func (s *Stream) giveBack(before int) {
+	for src := &s.source; src.given < before; src.given++ {
+		if at := &src.slots[src.given%slots]; at.data != nil {
 			at.data.Release()
 			at.data = nil
 		}
 	}
-	src.file.Close()
-	s.e.release(s)
 }

@@ -20,7 +20,7 @@ var ErrAdmission = errors.New("not enough room for another stream")
 
 // StreamSpec describes the sending of a movie to one client, from a moment on.
 type StreamSpec struct {
-	File     *hint.File
+	File     *hint.File // open until Halt has returned
 	Tracks   []StreamTrack
 	Base     time.Time     // when the movie's time 0 is sent: a packet leaves at Base + Packet.Send
 	From     time.Duration // where to start reading
@@ -31,7 +31,8 @@ type StreamSpec struct {
 	Done     func(error)   // called once, from the engine, when the Stream has ended by itself: nil at its end
 }
 
-// FrameWriter takes whole interleaved frames; it may block.
+// FrameWriter takes whole interleaved frames; it may block. They are on loan
+// until it returns.
 type FrameWriter interface {
 	WriteFrames(frames net.Buffers) error
 }
@@ -58,6 +59,8 @@ type Report struct {
 	Interval        time.Duration // 0 means 5 s
 	Due             time.Duration // until the first one; 0 is right after the first packet
 	Clock           time.Duration // the upstream's NTP clock less ours
+	At              time.Time     // of the upstream's last report, zero if there was none:
+	Time            uint32        // its RTP timestamp then, as the client knows it
 	Tail            []byte        // what the upstream's compounds have behind the SR
 	Packets, Octets uint32        // counted before
 }
@@ -123,7 +126,7 @@ type Stream struct {
 	told      bool          // Done was called, or never will be
 	underruns uint64
 	late      Lateness
-	primed    chan struct{} // closed when the first interval is in memory
+	primed    chan struct{} // closed when the first interval is in memory, or never will be
 	stopped   chan struct{} // closed when the last packet has left
 }
 
@@ -142,7 +145,8 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 	if spec.File == nil || len(spec.Tracks) == 0 {
 		return nil, errors.New("no movie, or no tracks")
 	}
-	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true, primed: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Stream{e: e, spec: spec, base: spec.Base.Sub(e.start), slot: slotNone, dry: true,
+		primed: make(chan struct{}), stopped: make(chan struct{})}
 	if s.spec.End <= 0 {
 		s.spec.End = 1<<63 - 1
 	}
@@ -175,7 +179,7 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 
 // Start begins to send. after has for each track the last packet that was sent
 // already, to go on right behind it, or nil to go on from Spec.From; it may be
-// nil as a whole. What is due in the past leaves at once, but for the burst
+// nil as a whole. Spec.From must not be later than any of them. What is due in the past leaves at once, but for the burst
 // limit.
 func (s *Stream) Start(after []*Place) error {
 	now := time.Since(s.e.start)
@@ -188,26 +192,53 @@ func (s *Stream) Start(after []*Place) error {
 	for i := range s.lines {
 		l := &s.lines[i]
 		l.reportAt = now + l.Report.Due
+		if l.Relay != nil {
+			l.dropped = l.Relay.Stats().Own.Dropped
+		}
 		if i < len(after) && after[i] != nil {
 			l.last, l.behind = *after[i], true
 		}
 	}
 	s.mu.Unlock()
-	if s.tcp != nil {
-		return s.e.runTCP(s)
+	begin := s.e.runTCP
+	if s.tcp == nil {
+		begin = s.pump.start
 	}
-	return s.pump.start(s)
+	if err := begin(s); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.over, s.told = true, true
+		s.leave()
+		return fmt.Errorf("engine: start stream: %w", err)
+	}
+	return nil
+}
+
+// Count sets what a track's reports count as sent before; until Start.
+func (s *Stream) Count(track int, packets, octets uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines[track].Report.Packets, s.lines[track].Report.Octets = packets, octets
 }
 
 // Primed waits until the first packets are in memory, so that Start sends at
 // once.
 func (s *Stream) Primed(ctx context.Context) error {
+	var err error
 	select {
 	case <-s.primed:
-		return nil
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.source.ready > 0 {
+			return nil
+		}
+		err = s.source.broken
+	case <-s.stopped:
+		err = ErrClosed
 	case <-ctx.Done():
-		return fmt.Errorf("engine: read the movie: %w", ctx.Err())
+		err = ctx.Err()
 	}
+	return fmt.Errorf("engine: read the movie: %w", err)
 }
 
 // Halt ends the Stream. The samples begun are sent to their end, at once but
@@ -275,7 +306,7 @@ func (s *Stream) Position() time.Duration {
 }
 
 // DropTrack ends one track, as a TEARDOWN of it does. Its Relay is not used any
-// more when it returns.
+// more when it returns; over TCP, a write under way may still hold packets.
 func (s *Stream) DropTrack(i int) {
 	s.mu.Lock()
 	s.lines[i].ended = true

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -13,6 +14,9 @@ const (
 	tcpPackets = 2048                   // in one write, of one track
 	frameHead  = 4                      // $, channel, length (RFC 2326 §10.12)
 )
+
+// ErrWrite says that a Stream's FrameWriter has failed: its client has gone.
+var ErrWrite = errors.New("write frames")
 
 // tcpSink sends a Stream as interleaved frames, a few large writes a second.
 type tcpSink struct {
@@ -107,12 +111,13 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if !s.over {
-				s.finish(fmt.Errorf("write frames: %w", err))
+				s.finish(fmt.Errorf("%w: %w", ErrWrite, err))
 			}
 			return 0, true
 		}
 	}
 	s.settle()
+	s.e.feeder.post(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.state = s.snapshot(t.state)

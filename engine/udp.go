@@ -20,7 +20,8 @@ const turnStreams = 64
 type udpSink struct {
 	wheel   wheel
 	all     map[*Stream]struct{}
-	turn    []*Stream // sent in this turn
+	busy    int       // Streams that had this turn
+	turn    []*Stream // of them, those to be settled
 	limit   int       // packets back to back
 	batch   *wire.Batch
 	late    Lateness
@@ -59,16 +60,18 @@ func (u *udpSink) report(l *line) {
 
 // streams sends what is due of some Streams; more says that others are due.
 func (u *udpSink) streams(now time.Duration) (more bool) {
-	u.turn = u.turn[:0]
 	u.wheel.advance(now)
-	for len(u.turn) < turnStreams {
+	for u.busy = 0; u.busy < turnStreams; {
 		s := u.wheel.pop()
 		if s == nil {
 			break
 		}
-		u.turn = append(u.turn, s)
+		u.busy++
 		s.mu.Lock()
 		at, again := s.run(now, u.limit, u)
+		if s.over || s.passed() > s.source.spent {
+			u.turn = append(u.turn, s)
+		}
 		s.mu.Unlock()
 		if again {
 			u.wheel.add(s, at)
@@ -79,11 +82,16 @@ func (u *udpSink) streams(now time.Duration) (more bool) {
 
 // settle follows the Batch's Flush: nothing that was sent is needed any more.
 func (u *udpSink) settle() {
+	if len(u.turn) == 0 {
+		return
+	}
 	for _, s := range u.turn {
 		if s.settle() {
 			u.end(s)
 		}
 	}
+	u.turn[0].e.feeder.post(u.turn...)
+	clear(u.turn)
 	u.turn = u.turn[:0]
 }
 
@@ -115,23 +123,13 @@ func (s *Stream) abandon() {
 	}
 }
 
-// settle gives back the intervals that have been sent, and tells whether the
-// Stream is over.
+// settle lets go of the intervals that have been sent, for the feeder to give
+// back, and tells whether the Stream is over.
 func (s *Stream) settle() (over bool) {
 	s.mu.Lock()
-	spent := s.source.spent
-	for n := s.passed(); s.source.spent < n; s.source.spent++ {
-		if at := &s.source.slots[s.source.spent%slots]; at.data != nil {
-			at.data.Release()
-			at.data = nil
-		}
-	}
-	spent, over = s.source.spent-spent, s.over
-	s.mu.Unlock()
-	if spent > 0 {
-		s.e.feeder.post(s)
-	}
-	return over
+	defer s.mu.Unlock()
+	s.source.spent = max(s.source.spent, s.passed())
+	return s.over
 }
 
 // start begins to send s.

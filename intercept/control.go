@@ -124,6 +124,11 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		c.moves = true // a PLAY without Range means what the upstream says
 		return
 	default:
+		if t.cfg.Refuse && !t.roomFor(s, ex.URI) {
+			t.log.Warn("refused, no room for another movie", "session", s.short(), "url", ex.URI)
+			ex.Answer("453 Not Enough Bandwidth")
+			t.release(c)
+		}
 		return
 	}
 	if c.rng == "" {
@@ -250,15 +255,12 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	}
 	why := altered(m)
 	if why == "" {
-		firsts, err := t.cfg.Engine.Firsts(s.file, s.trackIDs(), start)
-		var earlier []engine.First
-		if err == nil {
-			earlier, err = t.cfg.Engine.Firsts(s.file, s.trackIDs(), max(0, start-edge))
-		}
+		firsts, earlier, err := t.firsts(s, start)
 		if err == nil && s.renumber(firsts, earlier, infos(s, m), c.halted) {
-			s.base, s.end = time.Now().Add(-start), endIn(end, s.file.Duration)
+			s.moved = true
+			s.base, s.end = time.Now().Add(-start-s.early), endIn(end, s.file.Duration)
 			if s.lead > 0 {
-				s.ahead = engine.Ahead{Lead: s.lead, Growth: leadGrowth, Most: leadMost}
+				s.ahead = engine.Ahead{Lead: s.lead, Growth: t.leadGrowth(), Most: leadMost}
 			}
 			if t.playOn(c, ex, m, start, firsts) {
 				return false
@@ -272,6 +274,11 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	// The relay goes on in the client's numbers.
 	for n, md := range s.medias {
 		md.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+	}
+	for n, e := range infos(s, m) {
+		if e.whole && e.seq != 0 {
+			s.medias[n].watch.next(e.seq)
+		}
 	}
 	s.pass()
 	s.become(relayed, nil, why)
@@ -359,10 +366,8 @@ func (s *session) renumber(firsts, earlier []engine.First, answered []rtpInfo, w
 		for n := range s.tracks {
 			tr := &s.tracks[n]
 			tr.before = tr.Time
-			if firsts[n].OK {
-				tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
-				tr.upTime = ups[n]
-			}
+			tr.Time += ups[n] - tr.upTime - uint32(int64(extra)*int64(s.rate(n))/int64(time.Second))
+			tr.upTime = ups[n]
 		}
 		return true
 	}
@@ -374,10 +379,9 @@ func (s *session) renumber(firsts, earlier []engine.First, answered []rtpInfo, w
 func (s *session) advance(ref, firsts, earlier []engine.First, answered []rtpInfo) (by time.Duration, ups []uint32, ok bool) {
 	ups = make([]uint32, len(s.tracks))
 	for n, tr := range s.tracks {
-		if !firsts[n].OK {
-			continue
-		}
-		if !answered[n].whole {
+		if e := answered[n]; !firsts[n].OK || e.whole && e.seq == 0 && e.rtptime == 0 {
+			continue // nothing is left of it: Darwin then says 0 and 0
+		} else if !e.whole {
 			return 0, nil, false
 		}
 		choices := []engine.First{firsts[n], earlier[n]}
@@ -395,6 +399,11 @@ func (s *session) advance(ref, firsts, earlier []engine.First, answered []rtpInf
 		}
 		if !fits {
 			return 0, nil, false
+		}
+	}
+	for n, tr := range s.tracks { // a track that said nothing moved with the others
+		if ups[n] == 0 {
+			ups[n] = tr.upTime + uint32(int64(by)*int64(s.rate(n))/int64(time.Second))
 		}
 	}
 	return by, ups, ok

@@ -22,6 +22,7 @@ type Config struct {
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
 	Live          bool         // viewers of one live stream share one upstream session
 	Proved        string       // file that remembers which movies were proved; "" keeps none
+	Refuse        bool         // a movie that the engine has no room for is refused with 453; otherwise it stays relayed
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
 	Logger        *slog.Logger // nil means slog.Default()
 }
@@ -33,12 +34,14 @@ type Interceptor struct {
 	log   *slog.Logger
 	epoch time.Time
 
-	proved *proved
-	server *proxy.Server
-	work   sync.WaitGroup // proofs, and what follows the engine
+	proved  *proved
+	server  *proxy.Server
+	work    sync.WaitGroup // proofs, and what follows the engine
+	closing chan struct{}  // closed by Close
 
-	groups  groups
-	closing atomic.Bool // sessions are being torn down
+	groups   groups
+	draining atomic.Bool  // sessions are being torn down
+	growth   atomic.Int64 // of the upstream's lead over TCP, ns a second; 0 before it was seen
 
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 
@@ -56,7 +59,7 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
-	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, sessions: map[string]*session{},
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{},
 		groups: groups{list: map[string]*group{}}}, err
 }
 
@@ -118,12 +121,29 @@ func (i *Interceptor) end(s *session, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
-	for _, m := range s.medias {
-		m.close()
-	}
+	i.closeMedias(s.medias)
 	if s.file != nil {
 		_ = s.file.Close()
 	}
+}
+
+// goodbyeTime is how long relays outlive their session: the upstream's
+// goodbye may come behind its answer to TEARDOWN.
+const goodbyeTime = 300 * time.Millisecond
+
+// closeMedias closes relays once the upstream's goodbye has had its time.
+func (i *Interceptor) closeMedias(medias []*media) {
+	i.work.Go(func() {
+		timer := time.NewTimer(goodbyeTime)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-i.closing:
+		}
+		for _, m := range medias {
+			m.close()
+		}
+	})
 }
 
 // Run keeps the shadows of living clients alive and ends the sessions of dead
@@ -166,7 +186,7 @@ const tearDownTimeout = 2 * time.Second
 func (i *Interceptor) TearDown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tearDownTimeout)
 	defer cancel()
-	i.closing.Store(true)
+	i.draining.Store(true)
 	var goodbyes sync.WaitGroup
 	for _, s := range i.all() {
 		goodbyes.Go(func() {
@@ -180,7 +200,10 @@ func (i *Interceptor) TearDown(ctx context.Context) {
 }
 
 // Close waits for everything the Interceptor has begun; after Serve.
-func (i *Interceptor) Close() { i.work.Wait() }
+func (i *Interceptor) Close() {
+	close(i.closing)
+	i.work.Wait()
+}
 
 // ask sends the upstream a request of the shim's own in a session.
 func (i *Interceptor) ask(s *session, method, headers string) (*proxy.Message, error) {

@@ -2,7 +2,11 @@ package intercept
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
+
+	"rtspshim/proxy"
 )
 
 // A paused session at the upstream lives on what the shim sends in it. The
@@ -123,4 +127,43 @@ func (i *Interceptor) goodbye(s *session) {
 			i.goodbyeLive(s)
 		}
 	})
+}
+
+// Keep says whether the client's connection outlives the upstream's: movies
+// that the engine sends play on when the upstream has died. Where it is there
+// and closed the connection, it has had its reason.
+func (t *tap) Keep() bool {
+	if t.cfg.CloseOnLoss {
+		return false
+	}
+	t.mu.Lock()
+	sessions := slices.Collect(maps.Keys(t.sessions))
+	t.mu.Unlock()
+	plays := slices.ContainsFunc(sessions, func(s *session) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.stage == playing
+	})
+	if !plays {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return !t.server.Alive(ctx)
+}
+
+// Alone answers for an upstream that has gone: signs of life, and the end.
+func (t *tap) Alone(ex *proxy.Exchange) {
+	s := t.Interceptor.session(sessionID(ex.Request))
+	if s == nil {
+		return
+	}
+	s.seen(t, ex, time.Now())
+	switch ex.Method {
+	case "TEARDOWN":
+		t.end(s, "torn down, the upstream gone")
+		ex.Answer("200 OK")
+	case "OPTIONS", "GET_PARAMETER", "SET_PARAMETER":
+		ex.Answer("200 OK")
+	}
 }

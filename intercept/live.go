@@ -265,7 +265,10 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 		return g.refused
 	}
 	s.setFeed(nil)
-	i.fan(g, s, maps, src)
+	if err := i.fan(g, s, maps, src); err != nil {
+		i.restore(s, false, err.Error())
+		return err.Error()
+	}
 	i.log.Info("live, joined", "session", s.short(), "url", s.url)
 	return ""
 }
@@ -293,15 +296,20 @@ func (i *Interceptor) fanLead(g *group, fan *live.Group) bool {
 	fits := g.fan == fan && lead != nil
 	i.groups.mu.Unlock()
 	if fits && lead.now() != fanned {
-		i.fan(g, lead, lead.known, lead.source)
+		return i.fan(g, lead, lead.known, lead.source) == nil
 	}
 	return fits
 }
 
 // fan has the group send to s, behind the last packet that the upstream itself
 // has brought to the client. maps makes the upstream's numbers the group's.
-func (i *Interceptor) fan(g *group, s *session, maps []live.Mapping, src *live.Source) {
-	s.holdBack()
+func (i *Interceptor) fan(g *group, s *session, maps []live.Mapping, src *live.Source) error {
+	ctx, cancel := context.WithTimeout(context.Background(), turnTimeout)
+	defer cancel()
+	if err := s.holdBack(ctx); err != nil {
+		s.pass()
+		return err
+	}
 	var spec live.MemberSpec
 	if s.medias[0].path == "tcp" {
 		spec.TCP = s.medias[0].tap.conn
@@ -331,6 +339,7 @@ func (i *Interceptor) fan(g *group, s *session, maps []live.Mapping, src *live.S
 	if over {
 		i.drop(s)
 	}
+	return nil
 }
 
 func (g *group) enter(ctx context.Context) bool {
@@ -412,7 +421,7 @@ func (i *Interceptor) drop(s *session) {
 func (i *Interceptor) replace(g *group) bool {
 	_ = g.enter(context.Background())
 	defer g.leave()
-	return !i.closing.Load() && i.promote(g, true)
+	return !i.draining.Load() && i.promote(g, true)
 }
 
 // promote has another session lead: its upstream plays again, its packets are

@@ -79,19 +79,18 @@ func (s *session) setUp(m *media, answer *proxy.Message, relayOnly string) {
 	s.medias = append(s.medias, m)
 }
 
-// tearDown ends what url names: one Media, or all of them. It reports whether
-// none is left.
-func (s *session) tearDown(url string) bool {
+// tearDown takes out the Media that url names, if it is one of several, and
+// otherwise reports that it names them all.
+func (s *session) tearDown(url string) (one *media, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, m := range s.medias {
 		if m.url == url && len(s.medias) > 1 {
-			m.close()
-			s.medias = append(s.medias[:i], s.medias[i+1:]...)
-			return false
+			s.medias = slices.Delete(s.medias, i, i+1)
+			return m, false
 		}
 	}
-	return true
+	return nil, true
 }
 
 func (m *media) close() {

@@ -189,7 +189,8 @@ func (p *pendingSetup) chosen(choice string) *offer {
 // join lets packets flow, and writes the client's view of the answer.
 func (t *tap) join(o *offer, choice string) string {
 	up := t.conn.Upstream().Addr()
-	if source, err := netip.ParseAddr(strings.Trim(getParam(choice, "source"), "[]")); err == nil {
+	said, _ := lastParam(choice, "source")
+	if source, err := netip.ParseAddr(strings.Trim(said, "[]")); err == nil {
 		up = source.Unmap().WithZone(up.Zone())
 	}
 	if answered, ok := parsePorts(getParam(choice, "client_port")); ok {
@@ -201,18 +202,32 @@ func (t *tap) join(o *offer, choice string) string {
 		addr := t.conn.Client().Addr()
 		t.flow(o.relay.SetClient(netip.AddrPortFrom(addr, uint16(client.first)), netip.AddrPortFrom(addr, uint16(client.rtcp()))))
 	}
-	if server, ok := parsePorts(getParam(choice, "server_port")); ok {
-		t.flow(o.relay.Connect(netip.AddrPortFrom(up, uint16(server.first)), netip.AddrPortFrom(up, uint16(server.rtcp()))))
-		rtp, rtcp := o.relay.ServerPorts()
-		own := ports{first: rtp}
-		if server.second != 0 {
-			own.second = rtcp
-		}
-		choice = setParam(choice, "server_port", own.String())
+	named, _ := lastParam(choice, "server_port")
+	server, ok := parsePorts(named)
+	if !ok { // none is told: nothing is sent there
+		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0), t.conn.Upstream().Addr()))
 	} else {
-		t.flow(o.relay.Connect(netip.AddrPortFrom(up, 0), netip.AddrPortFrom(up, 0)))
+		t.flow(o.relay.Connect(netip.AddrPortFrom(up, uint16(server.first)), netip.AddrPortFrom(up, uint16(server.rtcp())), t.conn.Upstream().Addr()))
 	}
-	return setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	// What the upstream said itself is ours to say; what it echoes is not.
+	edit := func(name, was, is string) {
+		choice = editParams(choice, name, func(v string) string {
+			if v == was {
+				return is
+			}
+			return v
+		})
+	}
+	rtp, rtcp := o.relay.ServerPorts()
+	own := ports{first: rtp}
+	if server.second != 0 {
+		own.second = rtcp
+	}
+	if ok {
+		edit("server_port", named, own.String())
+	}
+	edit("source", said, t.conn.ClientLocal().Addr().String())
+	return choice
 }
 
 // toUpstream puts the shim's address in the place of the client's own, where a
@@ -227,12 +242,16 @@ func (t *tap) toUpstream(choice string) string {
 // toClient puts the client's address in the place of the shim's, and the
 // shim's in the place of the upstream's, where an answer names them.
 func (t *tap) toClient(choice string) string {
-	if isAddr(getParam(choice, "source"), t.conn.Upstream().Addr()) {
-		choice = setParam(choice, "source", t.conn.ClientLocal().Addr().String())
+	replace := func(name string, was, is netip.Addr) {
+		choice = editParams(choice, name, func(v string) string {
+			if isAddr(v, was) {
+				return is.String()
+			}
+			return v
+		})
 	}
-	if isAddr(getParam(choice, "destination"), t.conn.UpstreamLocal().Addr()) {
-		choice = setParam(choice, "destination", t.conn.Client().Addr().String())
-	}
+	replace("source", t.conn.Upstream().Addr(), t.conn.ClientLocal().Addr())
+	replace("destination", t.conn.UpstreamLocal().Addr(), t.conn.Client().Addr())
 	return choice
 }
 

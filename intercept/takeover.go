@@ -40,11 +40,14 @@ type takeover struct {
 	stream   *engine.Stream
 	tracks   []track
 	base     time.Time
+	moved    bool                // since the takeover
+	early    time.Duration       // before their time that the upstream sends packets
 	ahead    engine.Ahead        // over TCP
 	lead     time.Duration       // that the upstream had when it was taken over; 0 when in real time
 	end      time.Duration       // of the Range that plays, 0 when open
 	at       []engine.TrackState // where the engine stopped
 	position time.Duration       // likewise
+	resumed  []rtpInfo           // what the upstream said of its first packets at the last resync
 	held     *proxy.Message      // the upstream's answer to our PAUSE
 	silenced time.Time           // when it came; zero while the upstream plays
 	stopped  time.Time           // when the client paused
@@ -69,9 +72,11 @@ const (
 	feedPackets  = 2048
 
 	// An upstream that sends over TCP more than leadLeast ahead of time goes
-	// on doing so, as Darwin does: by leadGrowth seconds a second, to leadMost.
+	// on doing so, as Darwin does, to leadMost.
+	earlyMost  = 100 * time.Millisecond // over UDP
 	leadLeast  = 500 * time.Millisecond
-	leadGrowth = 0.35
+	leadTime   = 300 * time.Millisecond // by then it has shown
+	growthTime = 2 * time.Second        // and by then how it grows
 	leadMost   = 25 * time.Second
 )
 
@@ -169,12 +174,19 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err != nil {
 		return file, err
 	}
+	settle := time.Duration(0)
+	if medias[0].path == "tcp" {
+		if settle = leadTime; i.growth.Load() == 0 {
+			settle = growthTime
+		}
+	}
 	timeout := time.NewTimer(proofTimeout)
 	defer timeout.Stop()
 	for done := false; !done; {
 		select {
 		case seen := <-feed:
-			if done = proof.Packet(seen); proof.Why() != "" {
+			done = proof.Packet(seen) && time.Since(began) >= settle
+			if proof.Why() != "" {
 				return file, errors.New(proof.Why())
 			}
 		case <-timeout.C:
@@ -190,22 +202,29 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if ctx.Err() != nil {
 		return file, nil
 	}
-	if err := i.takeOver(ctx, s, proof, file, began); err != nil {
+	if err := i.takeOver(ctx, s, proof, file, began, from); err != nil {
 		return file, err
 	}
-	i.proved.add(key)
+	if err := i.proved.add(key); err != nil {
+		i.log.Warn("proved movies not written", "err", err)
+	}
 	return nil, nil
 }
 
 // takeOver lets the engine go on where the relay stops, and silences the
 // upstream.
-func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time) error {
+func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time, start time.Duration) error {
 	s.file, s.base = file, i.epoch.Add(proof.Base())
+	s.moved = false
+	s.early = max(0, min(began.Add(-start).Sub(s.base), earlyMost))
 	s.ahead = engine.Ahead{}
 	if lead := proof.Lead(); lead > leadLeast {
 		// Base is already early by the lead; what is left to grow is.
-		s.ahead = engine.Ahead{Growth: leadGrowth, Most: leadMost - lead}
+		if growth, ok := proof.Growth(); ok {
+			i.growth.Store(int64(max(0, growth) * float64(time.Second)))
+		}
 		s.lead = lead
+		s.ahead = engine.Ahead{Growth: i.leadGrowth(), Most: leadMost - lead}
 	}
 	s.tracks = s.tracks[:0]
 	from := time.Duration(1<<63 - 1)
@@ -226,11 +245,14 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 	}
 	primed, cancel := context.WithTimeout(ctx, primeTimeout)
 	defer cancel()
-	if err = stream.Primed(primed); err != nil {
+	if err = stream.Primed(primed); err == nil {
+		err = s.holdBack(ctx)
+	}
+	if err != nil {
 		_ = stream.Halt()
+		s.pass()
 		return err
 	}
-	s.holdBack()
 	after := make([]*engine.Place, len(s.medias))
 	for n, m := range s.medias {
 		_, last, _, _, _ := m.watch.state()
@@ -241,6 +263,8 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 			return fmt.Errorf("packet %d of media %d is not in the movie", last, n)
 		}
 		after[n] = &at
+		_, _, packets, octets, _ := m.watch.state()
+		stream.Count(n, packets, octets)
 	}
 	if err := i.start(s, stream, after, "same as "+file.Name); err != nil {
 		s.pass()
@@ -260,7 +284,7 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	}
 	for n, m := range s.medias {
 		spec.Tracks = append(spec.Tracks, engine.StreamTrack{
-			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m),
+			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m, s.moved),
 		})
 	}
 	var stream *engine.Stream
@@ -276,14 +300,51 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	return stream, err
 }
 
+// roomFor says whether the engine has room for a movie that was proved before;
+// of others it cannot say.
+func (i *Interceptor) roomFor(s *session, url string) bool {
+	name := i.cfg.Movies.find(url)
+	if name == "" || s.relayOnly != "" || !s.onePath() {
+		return true
+	}
+	file, err := i.cfg.Engine.OpenMovie(name)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = file.Close() }()
+	hints := file.HintTracks()
+	if !i.proved.has(i.proved.key(file, s.sdp)) || len(hints) < len(s.medias) {
+		return true
+	}
+	spec := engine.StreamSpec{File: file, Base: time.Now()}
+	for n, m := range s.medias {
+		if m.path == "tcp" {
+			spec.TCP = m.tap.conn
+		}
+		spec.Tracks = append(spec.Tracks, engine.StreamTrack{Mapping: engine.Mapping{Track: hints[n].ID}, Relay: m.relay})
+	}
+	stream, err := i.cfg.Engine.OpenStream(spec)
+	if err == nil {
+		stream.Halt()
+	}
+	return !errors.Is(err, engine.ErrAdmission)
+}
+
+// leadGrowth is by how much the upstream's lead over TCP was seen to grow, in
+// seconds a second.
+func (i *Interceptor) leadGrowth() float64 { return float64(i.growth.Load()) / float64(time.Second) }
+
 // report is the style in which the engine goes on reporting.
-func (i *Interceptor) report(m *media) engine.Report {
+func (i *Interceptor) report(m *media, moved bool) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
-	out := engine.Report{Interval: r.interval, Clock: r.clock, Tail: r.tail, Packets: packets, Octets: octets}
+	out := engine.Report{Interval: r.interval, Clock: r.clock, At: r.at, Time: r.time, Tail: r.tail, Packets: packets, Octets: octets}
 	if out.Interval == 0 {
 		out.Interval = time.Duration(i.reportInterval.Load())
 	} else {
 		i.reportInterval.Store(int64(out.Interval))
+	}
+	if moved { // the upstream's clock was that of another place in the movie
+		out.At = time.Time{}
 	}
 	if !r.at.IsZero() {
 		out.Due = max(0, out.Interval-time.Since(r.at))
@@ -293,6 +354,9 @@ func (i *Interceptor) report(m *media) engine.Report {
 
 func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) error {
 	s.become(playing, stream, why)
+	for n, m := range s.medias {
+		m.watch.count(func() (rtp, packets, octets uint32) { return stream.Counts(n) })
+	}
 	err := stream.Start(after)
 	if err != nil {
 		s.become(relayed, nil, err.Error())
@@ -321,14 +385,42 @@ func (i *Interceptor) pause(s *session) error {
 	return nil
 }
 
-// resync makes the upstream play from where the engine stands, unheard.
+// resync makes the upstream play from where the engine stands, unheard, and
+// learns its timestamp offsets anew.
 func (i *Interceptor) resync(s *session, at time.Duration) error {
 	m, err := i.ask(s, "PLAY", "Range: "+formatNPT(at, s.end)+"\r\n")
 	if err == nil && !m.OK() {
 		err = errors.New(m.StartLine())
 	}
 	s.held, s.silenced = nil, time.Time{}
-	return err
+	if err != nil {
+		return err
+	}
+	firsts, earlier, err := i.firsts(s, at)
+	if err != nil {
+		return err
+	}
+	s.resumed = infos(s, m)
+	i.log.Debug("upstream plays again, unheard", "session", s.short(), "at", at, "rtp_info", m.Get("RTP-Info"))
+	for _, ref := range [][]engine.First{firsts, earlier} {
+		if _, ups, ok := s.advance(ref, firsts, earlier, s.resumed); ok {
+			for n := range s.tracks {
+				s.tracks[n].upTime = ups[n]
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// firsts are the packets that a server may begin with at a time: those of the
+// samples it falls in, and those of the samples just before, into which it may
+// be rounded.
+func (i *Interceptor) firsts(s *session, at time.Duration) (firsts, earlier []engine.First, err error) {
+	if firsts, err = i.cfg.Engine.Firsts(s.file, s.trackIDs(), at); err == nil {
+		earlier, err = i.cfg.Engine.Firsts(s.file, s.trackIDs(), max(0, at-edge))
+	}
+	return firsts, earlier, err
 }
 
 // halt stops the engine and notes where.
@@ -364,8 +456,11 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		return
 	}
 	defer s.leave()
-	if s.stream != stream || s.now() != playing {
-		return
+	s.mu.Lock()
+	over := s.over
+	s.mu.Unlock()
+	if over || s.stream != stream || s.now() != playing || errors.Is(err, engine.ErrWrite) {
+		return // the session has ended, or does with its connection
 	}
 	s.halt()
 	if err == nil {
@@ -374,6 +469,9 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 		s.become(finished, nil, "end of the movie")
 		if err = i.resync(s, s.lastDue()); err != nil {
 			i.log.Info("upstream at the end of the movie", "session", s.short(), "err", err)
+			if tap := s.medias[0].tap; tap.conn.Alone() { // nobody is left to say what comes after
+				tap.conn.Close()
+			}
 		}
 		return
 	}
@@ -382,31 +480,50 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 }
 
 // handBack lets the upstream go on from where the engine stopped, in the
-// client's numbers.
+// client's numbers. It is paused, so nothing comes before it is asked; that it
+// will add the time it was paused is a guess, which its answer corrects.
 func (i *Interceptor) handBack(s *session, why string) {
-	for n, m := range s.medias {
-		m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
+	paused := time.Duration(0)
+	if !s.silenced.IsZero() {
+		paused = time.Since(s.silenced)
 	}
-	if err := i.resync(s, s.position); err != nil {
-		i.log.Error("upstream does not go on", "session", s.short(), "err", err)
+	for n, m := range s.medias {
+		t := &s.tracks[n]
+		m.watch.shiftTo(t.Time - t.upTime - uint32(int64(paused)*int64(s.rate(n))/int64(time.Second)))
 	}
 	s.pass()
 	s.become(relayed, nil, why)
+	if err := i.resync(s, s.position); err != nil {
+		i.log.Error("upstream does not go on", "session", s.short(), "err", err)
+		return
+	}
+	for n, m := range s.medias {
+		m.watch.retime(s.tracks[n].Time - s.tracks[n].upTime)
+		if e := s.resumed[n]; e.whole && e.seq != 0 {
+			m.watch.next(e.seq)
+		}
+	}
 }
 
 // holdBack keeps the upstream's packets from the client and returns when it
 // is certain which was the last one passed on.
-func (s *session) holdBack() {
-	for _, m := range s.medias {
-		m.watch.hold(true)
-	}
-	for _, m := range s.medias {
-		if m.relay != nil {
-			m.relay.Sync()
-		} else {
-			m.tap.conn.Sync()
+func (s *session) holdBack(ctx context.Context) error {
+	hold := func() {
+		for _, m := range s.medias {
+			m.watch.hold(true)
 		}
 	}
+	if s.medias[0].path == "tcp" {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		return s.medias[0].tap.conn.Between(ctx, hold)
+	}
+	hold()
+	for _, m := range s.medias {
+		m.relay.Sync()
+		m.relay.Mute(true) // its reports too; the watch lets none through any more
+	}
+	return nil
 }
 
 // pass lets the upstream's packets through again.

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"rtspshim/demo"
 	"rtspshim/engine"
+	"rtspshim/engine/hint"
 	"rtspshim/internal/testbed"
 )
 
@@ -32,6 +34,13 @@ func upstream(t *testing.T, change func(*demo.Config)) *demo.Server {
 		}
 	})
 	return s
+}
+
+// TestMain lets many tests wait at once: they sit out real time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8")
+	os.Exit(m.Run())
 }
 
 func each(t *testing.T, fn func(t *testing.T, tcp bool)) {
@@ -75,7 +84,7 @@ func TestTakeover(t *testing.T) {
 				v := newViewer(t, addr, path, tcp)
 				v.must("PLAY", v.url, "Range: npt=0-")
 				sent := silenced(t, up)
-				v.more(30)
+				v.more(15)
 				if now := up.Sessions()[0].Packets; now != sent {
 					t.Errorf("upstream went on: %d packets, then %d", sent, now)
 				}
@@ -92,7 +101,7 @@ func TestTakeover(t *testing.T) {
 				})
 				zero := make([]int, len(n))
 				v.unbroken(zero)
-				v.sameAs(direct, zero, zero, true, 30)
+				v.sameAs(direct, zero, zero, true, 15)
 				v.must("TEARDOWN", v.url)
 			})
 		})
@@ -112,6 +121,7 @@ func TestPauseAndSeek(t *testing.T) {
 
 // The same with Darwin itself, and its movies as Apple's tools hinted them.
 func TestDarwin(t *testing.T) {
+	t.Parallel()
 	movies := []string{testbed.Movie(t, "h264-bframes-aac.mp4"), testbed.Movie(t, "mpeg4-aac.mp4")}
 	apple, _ := filepath.Glob(filepath.Join(testbed.Root(t), "..", "shared", "movies", "sample*"))
 	if len(apple) == 0 {
@@ -150,13 +160,13 @@ func pauseAndSeek(t *testing.T, upstream, dir, path string, tcp bool) {
 	a := v.must("PLAY", v.url)
 	v.more(10)
 	v.unbroken(zero)
-	v.firstIs(a, n)
+	v.firstIs(a, n, 0)
 	takenOver(t, i)
 
 	n = v.count()
 	a = v.must("PLAY", v.url, ranged(5))
 	v.more(10)
-	at := v.firstIs(a, n)
+	at := v.firstIs(a, n, 100)
 	takenOver(t, i)
 	direct = newViewer(t, upstream, path, true)
 	direct.must("PLAY", direct.url, ranged(5))
@@ -179,8 +189,9 @@ func takenOver(t *testing.T, i *Interceptor) {
 }
 
 // firstIs fails unless the answer's RTP-Info names, for each Media, a packet
-// that came at or right behind the n[m]-th, and returns where it stands.
-func (v *viewer) firstIs(a answer, n []int) []int {
+// that came as the n[m]-th or at most late packets behind (of what played
+// before), and returns where it stands.
+func (v *viewer) firstIs(a answer, n []int, late int) []int {
 	v.Helper()
 	at := make([]int, len(n))
 	got := v.recorded()
@@ -196,7 +207,7 @@ func (v *viewer) firstIs(a answer, n []int) []int {
 				}
 			}
 		})
-		if at[m] < 0 || at[m] > n[m]+3 {
+		if at[m] < 0 || at[m] > n[m]+late {
 			v.Fatalf("media %d: RTP-Info %q names no first packet: it had %d, next is %+v", m, a.header.Get("Rtp-Info"), n[m], got[m][n[m]])
 		}
 	}
@@ -217,13 +228,14 @@ func TestNeverWrongly(t *testing.T) {
 		"all Medias differ": func(d *demo.Config, _ *Config) { d.Faults.Packet = demo.FlipAfter(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			each(t, func(t *testing.T, tcp bool) {
 				cfg := Config{Movies: Movies{Dir: hinted}}
 				up := upstream(t, func(d *demo.Config) { change(d, &cfg) })
 				addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, cfg)
 				v := newViewer(t, addr, path, tcp)
 				v.must("PLAY", v.url, "Range: npt=0-")
-				v.more(60)
+				v.more(20)
 				if s := up.Sessions()[0]; s.State != "playing" || s.Requests["PAUSE"] > 0 {
 					t.Errorf("upstream is %s after %v", s.State, s.Requests)
 				}
@@ -292,6 +304,198 @@ func TestEndOfMovie(t *testing.T) {
 				t.Error("goodbye said")
 			}
 			v.must("PAUSE", v.url) // after the end, as after Darwin's
+		})
+	}
+}
+
+// One track of two, set up alone, is taken over alone.
+func TestOneTrack(t *testing.T) {
+	t.Parallel()
+	up := upstream(t, nil)
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+	v := newViewerOf(t, addr, "/h264-aac.mp4", false, 1)
+	v.must("PLAY", v.url)
+	takenOver(t, i)
+	v.more(20)
+	v.unbroken([]int{0})
+}
+
+// When one of two tracks is torn down the upstream sends the other again,
+// without a break.
+func TestTearDownOneTrack(t *testing.T) {
+	t.Parallel()
+	up := upstream(t, nil)
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+	v := newViewer(t, addr, "/h264-aac.mp4", false)
+	v.must("PLAY", v.url)
+	takenOver(t, i)
+	v.more(5)
+	v.must("TEARDOWN", v.controls[1])
+	n := v.count()[0]
+	v.await("more of the first track", func(got [][]seenPacket) bool { return len(got[0]) > n+30 })
+	got := v.recorded()[0]
+	for i := 1; i < len(got); i++ {
+		if got[i].seq != got[i-1].seq+1 {
+			t.Fatalf("packet %d has sequence number %d behind %d", i, got[i].seq, got[i-1].seq)
+		}
+	}
+	if s := i.Status(); len(s) != 1 || s[0].Path != "relay" {
+		t.Errorf("sessions %+v", s)
+	}
+}
+
+// A session is controlled from another connection, and outlives its own.
+func TestOtherConnection(t *testing.T) {
+	t.Parallel()
+	up := upstream(t, nil)
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+	v := newViewer(t, addr, "/h264-aac.mp4", false)
+	v.must("PLAY", v.url)
+	sent := silenced(t, up)
+	_ = v.conn.Close()
+	v.more(10)
+	other := dialViewer(t, addr, "/h264-aac.mp4", false)
+	other.session = v.session
+	other.must("PAUSE", v.url)
+	n := v.count()
+	other.must("PLAY", v.url)
+	v.more(10)
+	v.unbroken([]int{0, 0})
+	if now := silenced(t, up); now > sent+200 {
+		t.Errorf("upstream sent %d packets, then %d", sent, now)
+	}
+	if now := v.count(); now[0] <= n[0] {
+		t.Errorf("nothing came after PLAY: %v", now)
+	}
+	other.must("TEARDOWN", v.url)
+	if n := i.Sessions(); n != 0 {
+		t.Errorf("%d sessions left", n)
+	}
+}
+
+// When the upstream dies its viewers play on to the end, or do not, as
+// configured.
+func TestUpstreamDies(t *testing.T) {
+	for name, closes := range map[string]bool{"play": false, "close": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, func(t *testing.T, tcp bool) {
+				up, err := demo.Start(demo.Config{Movies: os.DirFS(hinted), TCPLead: -1, Faults: demo.Faults{NoGoodbye: true}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}, CloseOnLoss: closes})
+				v := newViewer(t, addr, "/aac.mp4", tcp)
+				v.must("PLAY", v.url, ranged(4))
+				takenOver(t, i)
+				silenced(t, up)
+				if err := up.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if closes {
+					v.awaitEnd()
+					return
+				}
+				v.more(10)
+				if a := v.do("OPTIONS", v.url); a.status != 200 {
+					t.Errorf("OPTIONS answered %d", a.status)
+				}
+				if a := v.do("PLAY", v.url); a.status != 503 {
+					t.Errorf("PLAY answered %d", a.status)
+				}
+				v.awaitEnd() // the movie's
+				v.unbroken([]int{0})
+				if n := v.count()[0]; n < 30 {
+					t.Errorf("only %d packets to the end", n)
+				}
+			})
+		})
+	}
+}
+
+// A movie replaced while it plays goes on as it was; what is on disk now is
+// proved anew.
+func TestReplacedWhilePlaying(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	put := func(name string) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(hinted, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "new"), b, 0o644)
+		}
+		if err == nil {
+			err = os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "h264-aac.mp4"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("h264-aac.mp4")
+	up := upstream(t, nil)
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: dir}})
+	v := newViewer(t, addr, "/h264-aac.mp4", false)
+	v.must("PLAY", v.url)
+	takenOver(t, i)
+	put("h264-bframes-aac.mp4")
+	v.more(20)
+	direct := newViewer(t, up.Addr(), "/h264-aac.mp4", true)
+	direct.must("PLAY", direct.url)
+	direct.more(20)
+	v.sameAs(direct, []int{0, 0}, []int{0, 0}, true, 20)
+	v.unbroken([]int{0, 0})
+	v.must("TEARDOWN", v.url)
+	v = newViewer(t, addr, "/h264-aac.mp4", false)
+	v.must("PLAY", v.url)
+	v.more(20)
+	if s := i.Status(); len(s) != 1 || s[0].Path != "relay" || !strings.Contains(s[0].Why, "is not the movie's") {
+		t.Errorf("sessions %+v", s)
+	}
+	v.sameAs(direct, []int{0, 0}, []int{0, 0}, true, 20)
+}
+
+// A movie that there is no room for stays relayed, or is refused once it is
+// known what would be sent.
+func TestOverload(t *testing.T) {
+	f, err := hint.Open(hinted + "/h264-aac.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []uint32
+	for _, track := range f.HintTracks() {
+		ids = append(ids, track.ID)
+	}
+	rate := 8 * f.Rate(ids, time.Second) // of which there is room for one
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, refuse := range map[string]bool{"relay": false, "refuse": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			up := upstream(t, nil)
+			addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{Bandwidth: rate * 3 / 2}, Config{Movies: Movies{Dir: hinted}, Refuse: refuse})
+			first := newViewer(t, addr, "/h264-aac.mp4", false)
+			first.must("PLAY", first.url)
+			takenOver(t, i)
+			second := newViewer(t, addr, "/h264-aac.mp4", false)
+			a := second.do("PLAY", second.url)
+			if refuse {
+				if a.status != 453 {
+					t.Errorf("PLAY answered %d", a.status)
+				}
+				return
+			}
+			second.more(15)
+			relayed := 0
+			for _, s := range i.Status() {
+				if s.Path == "relay" && strings.Contains(s.Why, engine.ErrAdmission.Error()) {
+					relayed++
+				}
+			}
+			if a.status != 200 || relayed != 1 {
+				t.Errorf("PLAY answered %d; %+v", a.status, i.Status())
+			}
+			second.unbroken([]int{0, 0})
 		})
 	}
 }

@@ -76,9 +76,13 @@ func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
 	switch {
 	case ex.Method == "PLAY" || ex.Method == "RECORD":
 		s.plays(ex.URI, ex.Method == "RECORD")
-	case ex.Method == "TEARDOWN" && s.tearDown(ex.URI):
-		t.detach(s)
-		t.end(s, "torn down")
+	case ex.Method == "TEARDOWN":
+		if one, all := s.tearDown(ex.URI); all {
+			t.detach(s)
+			t.end(s, "torn down")
+		} else {
+			t.closeMedias([]*media{one})
+		}
 	}
 }
 

@@ -95,6 +95,33 @@ func hasParam(choice, name string) bool {
 	return ok
 }
 
+// lastParam is the value of the last parameter of that name: servers that echo
+// what they were sent put their own behind it.
+func lastParam(choice, name string) (value string, ok bool) {
+	editParams(choice, name, func(v string) string { value, ok = v, true; return v })
+	return value, ok
+}
+
+// editParams replaces the value of every parameter of that name.
+func editParams(choice, name string, edit func(value string) string) string {
+	for at := 0; at <= len(choice); {
+		lo, hi, ok := param(choice[at:], name)
+		if !ok {
+			break
+		}
+		lo, hi = lo+at, hi+at
+		value := edit(choice[lo:hi])
+		choice = choice[:lo] + value + choice[hi:]
+		at = lo + len(value)
+		if next := indexUnquoted(choice[at:], ';'); next >= 0 {
+			at += next + 1
+		} else {
+			break
+		}
+	}
+	return choice
+}
+
 // setParam replaces the value of a parameter that is there.
 func setParam(choice, name, value string) string {
 	lo, hi, ok := param(choice, name)

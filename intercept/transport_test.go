@@ -83,3 +83,22 @@ func FuzzTransport(f *testing.F) {
 		}
 	})
 }
+
+func TestEditParams(t *testing.T) {
+	const choice = `RTP/AVP;source=192.0.2.1;layers="a;source=x";append;source=127.0.0.1`
+	got := editParams(choice, "Source", func(v string) string {
+		if v == "127.0.0.1" {
+			return "::1"
+		}
+		return v
+	})
+	if want := strings.Replace(choice, "127.0.0.1", "::1", 1); got != want {
+		t.Errorf("got %q", got)
+	}
+	if v, ok := lastParam(choice, "source"); v != "127.0.0.1" || !ok {
+		t.Errorf("last: %q, %v", v, ok)
+	}
+	if _, ok := lastParam(choice, "server_port"); ok {
+		t.Error("found what is not there")
+	}
+}

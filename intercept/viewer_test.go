@@ -26,7 +26,7 @@ import (
 func shim(t *testing.T, upstream string, ecfg engine.Config, cfg Config) (addr string, i *Interceptor) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	ecfg.Logger, ecfg.Gather = log, engine.DefaultGather
+	ecfg.Logger, ecfg.Gather, ecfg.Memory = log, engine.DefaultGather, 16<<20
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		t.Fatal(err)
@@ -80,13 +80,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 // seenPacket is an RTP packet as it came, in the order in which it came.
 type seenPacket struct {
-	seq    uint16
-	time   uint32
-	ssrc   uint32
-	bits   uint16
-	sum    [sha256.Size]byte
-	at     time.Time
-	report bool
+	seq  uint16
+	time uint32
+	ssrc uint32
+	bits uint16
+	sum  [sha256.Size]byte
+	at   time.Time
 }
 
 // viewer is a client that shows everything that it gets: nothing is put in
@@ -101,6 +100,7 @@ type viewer struct {
 	tcp      bool
 	cseq     int
 	answers  chan answer
+	work     sync.WaitGroup
 
 	mu    sync.Mutex
 	got   [][]seenPacket // by Media
@@ -116,8 +116,8 @@ type answer struct {
 	body   string
 }
 
-// newViewer sets up all tracks of a URL.
-func newViewer(t *testing.T, addr, path string, tcp bool) *viewer {
+// dialViewer connects, and sets up nothing.
+func dialViewer(t *testing.T, addr, path string, tcp bool) *viewer {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -125,15 +125,27 @@ func newViewer(t *testing.T, addr, path string, tcp bool) *viewer {
 	}
 	v := &viewer{T: t, conn: conn, r: bufio.NewReader(conn), url: "rtsp://" + addr + path, tcp: tcp,
 		answers: make(chan answer, 8), news: make(chan struct{})}
-	var work sync.WaitGroup
-	work.Go(v.read)
+	v.work.Go(v.read)
 	t.Cleanup(func() {
 		_ = conn.Close()
 		for _, c := range v.udp {
 			_ = c.Close()
 		}
-		work.Wait()
+		v.work.Wait()
 	})
+	return v
+}
+
+// newViewer sets up all tracks of a URL.
+func newViewer(t *testing.T, addr, path string, tcp bool) *viewer {
+	t.Helper()
+	return newViewerOf(t, addr, path, tcp, 99)
+}
+
+// newViewerOf sets up the first tracks.
+func newViewerOf(t *testing.T, addr, path string, tcp bool, most int) *viewer {
+	t.Helper()
+	v := dialViewer(t, addr, path, tcp)
 	d := v.must("DESCRIBE", v.url, "Accept: application/sdp")
 	_, medias, _ := strings.Cut(d.body, "\nm=")
 	for line := range strings.Lines(medias) {
@@ -141,14 +153,15 @@ func newViewer(t *testing.T, addr, path string, tcp bool) *viewer {
 			v.controls = append(v.controls, v.url+"/"+c)
 		}
 	}
+	v.controls = v.controls[:min(most, len(v.controls))]
 	v.got, v.rtcp = make([][]seenPacket, len(v.controls)), make([][][]byte, len(v.controls))
 	for n, control := range v.controls {
 		transport := fmt.Sprintf("RTP/AVP/TCP;unicast;interleaved=%d-%d", 2*n, 2*n+1)
 		if !tcp {
 			rtp, rtcp := udpPair(t)
 			v.udp = append(v.udp, rtp, rtcp)
-			work.Go(func() { v.datagrams(n, rtp, false) })
-			work.Go(func() { v.datagrams(n, rtcp, true) })
+			v.work.Go(func() { v.datagrams(n, rtp, false) })
+			v.work.Go(func() { v.datagrams(n, rtcp, true) })
 			port := rtp.LocalAddr().(*net.UDPAddr).Port
 			transport = fmt.Sprintf("RTP/AVP;unicast;client_port=%d-%d", port, port+1)
 		}
@@ -305,6 +318,25 @@ func (v *viewer) await(what string, done func(got [][]seenPacket) bool) {
 		case <-news:
 		case <-timeout:
 			v.Fatalf("waited too long for %s", what)
+		}
+	}
+}
+
+// awaitEnd waits for the end of the connection.
+func (v *viewer) awaitEnd() {
+	v.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		v.mu.Lock()
+		ended, news := v.ended, v.news
+		v.mu.Unlock()
+		if ended != nil {
+			return
+		}
+		select {
+		case <-news:
+		case <-timeout:
+			v.Fatal("the connection stays")
 		}
 	}
 }

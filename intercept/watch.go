@@ -19,18 +19,20 @@ type watch struct {
 
 	mu      sync.Mutex
 	feed    feed   // whoever else looks at the packets
-	stop    bool   // hold back from the next packet on
 	held    bool   // packets are held back
 	seen    bool   // something came: up, ssrc, upTime hold
 	passed  bool   // something was passed on: last holds
 	up      uint16 // sequence number of the upstream's last packet
 	last    uint16 // of the last one passed on, as the client knows it
+	halted  uint16 // last, when the engine stopped
 	packets uint32 // passed on
 	octets  uint32 // of payload, RFC 3550 §6.4.1
 	again   bool   // the next packet follows the last one, if it is not later anyway
 	shift   shift  // added to what is passed on
 	report  report
-	bye     func() // called once when the upstream says goodbye
+	senders [][]byte                             // scratch
+	counts  func() (rtp, packets, octets uint32) // for reports, while the engine sends
+	bye     func()                               // called once when the upstream says goodbye
 }
 
 // feed is shown a Media's packets as they come from the upstream, which are on
@@ -46,6 +48,7 @@ type shift struct {
 // report is the style of the upstream's sender reports.
 type report struct {
 	at       time.Time     // arrival of the last one
+	time     uint32        // RTP timestamp in it, as the client knows it
 	clock    time.Duration // the upstream's NTP clock less ours
 	interval time.Duration // between the last two
 	tail     []byte        // what follows the SR in the compound
@@ -56,9 +59,6 @@ type report struct {
 func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stop {
-		w.held = true
-	}
 	if w.feed != nil {
 		w.feed(w.index, packets, false, at)
 	}
@@ -106,7 +106,7 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 	if w.feed != nil {
 		w.feed(w.index, [][]byte{p}, true, at)
 	}
-	bye := false
+	bye, senders := false, w.senders[:0]
 	for rest := p; len(rest) >= 4; {
 		n := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
 		if n > len(rest) {
@@ -115,10 +115,20 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 		switch {
 		case rest[1] == packetBye:
 			bye = true
-		case rest[1] == packetSR && n >= 28 && !w.held:
+		case rest[1] == packetSR && n >= 28 && w.held:
+			senders = append(senders, rest[:n])
+		case rest[1] == packetSR && n >= 28:
 			w.sender(rest, n, at)
 		}
 		rest = rest[n:]
+	}
+	if bye && w.counts != nil { // what comes with the goodbye must fit what the engine sent
+		for _, sr := range senders {
+			rtp, packets, octets := w.counts()
+			binary.BigEndian.PutUint32(sr[16:], rtp)
+			binary.BigEndian.PutUint32(sr[20:], packets)
+			binary.BigEndian.PutUint32(sr[24:], octets)
+		}
 	}
 	if bye && w.bye != nil {
 		w.bye()
@@ -137,8 +147,11 @@ func (w *watch) sender(p []byte, n int, at time.Time) {
 	if tail := p[n:]; len(tail) <= maxTail {
 		w.report.tail = append(w.report.tail[:0], tail...)
 	}
-	if w.shift.time != 0 {
-		binary.BigEndian.PutUint32(p[16:], binary.BigEndian.Uint32(p[16:])+w.shift.time)
+	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
+	binary.BigEndian.PutUint32(p[16:], w.report.time)
+	if w.shift != (shift{}) { // the engine has sent some of them
+		binary.BigEndian.PutUint32(p[20:], w.packets)
+		binary.BigEndian.PutUint32(p[24:], w.octets)
 	}
 }
 
@@ -157,14 +170,11 @@ func (w *watch) observe(r *relay.Relay) {
 	})
 }
 
-// hold asks that packets be held back from the next one on, or passed again.
+// hold holds packets back, or passes them again.
 func (w *watch) hold(on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.stop = on
-	if !on {
-		w.held = false
-	}
+	w.held = on
 }
 
 // setFeed shows the packets of all Medias to feed from now on; nil ends it.
@@ -221,6 +231,23 @@ func (w *watch) followOn(seq uint16) {
 	}
 }
 
+// retime corrects by how much timestamps are moved.
+func (w *watch) retime(time uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shift.time = time
+}
+
+// next has the upstream's packet of that number follow the last one, unless
+// one has come already.
+func (w *watch) next(seq uint16) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == w.halted {
+		w.shift.seq = w.last + 1 - seq
+	}
+}
+
 // went notes what a group has sent in the relay's place.
 func (w *watch) went(at live.MemberMedia) {
 	w.mu.Lock()
@@ -228,11 +255,19 @@ func (w *watch) went(at live.MemberMedia) {
 	w.last, w.packets, w.octets = at.Last, at.Packets, at.Octets
 }
 
+// count has reports that pass while packets are held back say what the engine
+// says.
+func (w *watch) count(counts func() (rtp, packets, octets uint32)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts = counts
+}
+
 // sent notes what the engine has sent in the relay's place.
 func (w *watch) sent(t engine.TrackState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last = t.LastSeq
+	w.last, w.halted = t.LastSeq, t.LastSeq
 	w.packets += uint32(t.Sent)
 	w.octets += uint32(t.Octets)
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -30,6 +31,11 @@ type Tap interface {
 	// Active says whether sessions hang on this connection: an idle one
 	// without is closed.
 	Active() bool
+	// Keep is asked when the upstream's stream has ended: whether the client's
+	// connection lives on without. Its requests then go to Alone, which
+	// answers them; what it leaves unanswered is refused.
+	Keep() bool
+	Alone(ex *Exchange)
 	// Close is called once, when the conversation has ended.
 	Close()
 }
@@ -50,9 +56,11 @@ type Conn struct {
 	lastActive           atomic.Int64  // unix nanoseconds
 	bytesDown, bytesUp   atomic.Int64  // passed to the client, to the upstream
 	half                 atomic.Bool   // one side has ended its stream
-	passing              sync.Mutex    // held from UpstreamFrames until what it returned is written
 	turn                 sync.Mutex    // one Element from the client at a time, also from two POSTs
+	down                 sync.Mutex    // held while an Element from the upstream is passed on
+	alone                atomic.Bool   // the upstream has gone, the client stays
 	ended                sync.Once
+	over                 chan struct{} // closed at the end
 }
 
 // Client is the client's address.
@@ -181,9 +189,16 @@ func below(c net.Conn) *net.TCPConn {
 
 func (c *Conn) touch() { c.lastActive.Store(time.Now().UnixNano()) }
 
+// Alone says whether the upstream has gone and the client stays.
+func (c *Conn) Alone() bool { return c.alone.Load() }
+
+// Close ends the conversation.
+func (c *Conn) Close() { c.end() }
+
 // end closes both sides, once; the loops then come to their ends.
 func (c *Conn) end() {
 	c.ended.Do(func() {
+		close(c.over)
 		c.exchanges.close()
 		_ = c.client.Close()
 		_ = c.upstream.Close()
@@ -203,8 +218,10 @@ func (c *Conn) fromClient(r *Reader, raw io.Reader) error {
 		if e.Kind == KindOpaque {
 			return c.opaque("client", &c.toUpstream, e.Bytes, r, raw)
 		}
-		if err := c.clientElement(e, r.more == 0); err != nil {
+		if err := c.clientElement(e, r.more == 0); errors.Is(err, ErrEnded) {
 			return err
+		} else if err != nil { // the upstream's side tells of its end
+			c.log.Debug("connection broke", "to", "upstream", "err", err)
 		}
 	}
 }
@@ -231,6 +248,12 @@ func (c *Conn) clientMessage(m *Message) error {
 		return c.passMessage(&c.toUpstream, m)
 	}
 	ex := &Exchange{Request: m, Method: m.Method(), URI: m.URI(), cseq: m.Get("CSeq")}
+	if c.alone.Load() {
+		if c.tap.Alone(ex); ex.answer == nil {
+			ex.Answer("503 Service Unavailable")
+		}
+		return c.toClient.insert(ex.answer)
+	}
 	c.tap.Request(ex)
 	if ex.answer == nil && c.server.cfg.RewriteHost {
 		c.server.ownURI(m)
@@ -271,36 +294,44 @@ func (c *Conn) fromUpstream(r *Reader) error {
 		}
 		c.touch()
 		c.bytesDown.Add(int64(len(e.Bytes)))
-		switch e.Kind {
-		case KindMessage:
-			err = c.upstreamMessage(e.Message)
-		case KindFrames:
-			err = c.passFrames(e.Bytes)
-		case KindOpaque:
+		if e.Kind == KindOpaque {
 			return c.opaque("upstream", &c.toClient, e.Bytes, r, c.upstream)
-		default:
-			err = c.toClient.write(e.Bytes)
-			if e.Kind == KindBody && r.more == 0 {
-				c.toClient.release()
-			}
 		}
-		if err != nil {
+		if err := c.upstreamElement(e, r.more == 0); err != nil {
 			return err
 		}
 	}
 }
 
-func (c *Conn) passFrames(frames []byte) error {
-	c.passing.Lock()
-	defer c.passing.Unlock()
-	return c.toClient.write(c.tap.UpstreamFrames(frames))
+func (c *Conn) upstreamElement(e Element, whole bool) (err error) {
+	c.down.Lock()
+	defer c.down.Unlock()
+	switch e.Kind {
+	case KindMessage:
+		return c.upstreamMessage(e.Message)
+	case KindFrames:
+		return c.toClient.write(c.tap.UpstreamFrames(e.Bytes))
+	}
+	err = c.toClient.write(e.Bytes)
+	if e.Kind == KindBody && whole {
+		c.toClient.release()
+	}
+	return err
 }
 
-// Sync returns when every frame that the Tap has passed on has been written to
-// the client. It must not be called from the Tap.
-func (c *Conn) Sync() {
-	c.passing.Lock()
-	defer c.passing.Unlock()
+// Between calls fn at a moment at which everything that came from the upstream
+// so far has been passed on, and nothing comes. It fails where a slow client
+// leaves no such moment before ctx ends. It must not be called from a Tap's
+// Response or UpstreamFrames.
+func (c *Conn) Between(ctx context.Context, fn func()) error {
+	for !c.down.TryLock() {
+		if pause(ctx, time.Millisecond); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	defer c.down.Unlock()
+	fn()
+	return nil
 }
 
 func (c *Conn) upstreamMessage(m *Message) error {
@@ -337,6 +368,14 @@ func (c *Conn) upstreamMessage(m *Message) error {
 		before, after := c.exchanges.done(ex)
 		return append(append(before, m.Bytes()...), after...)
 	})
+}
+
+// stay keeps the client's connection, the upstream gone, until it ends.
+func (c *Conn) stay() {
+	c.toUpstream.use(io.Discard)
+	c.alone.Store(true)
+	c.log.Warn("upstream gone, the client stays")
+	<-c.over
 }
 
 // opaque passes on, as they are, bytes that have no frame we know. Nothing

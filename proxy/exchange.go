@@ -163,6 +163,13 @@ func (c *Conn) Do(ctx context.Context, head string) (*Message, error) {
 	}
 }
 
+// Alive says whether the upstream answers: a dying one may still take a
+// connection.
+func (s *Server) Alive(ctx context.Context) bool {
+	_, err := s.Once(ctx, "OPTIONS * RTSP/1.0\r\n")
+	return err == nil
+}
+
 // Once sends one request to the upstream on a connection of its own and
 // returns the answer. head is as for Conn.Do.
 func (s *Server) Once(ctx context.Context, head string) (*Message, error) {
@@ -170,7 +177,7 @@ func (s *Server) Once(ctx context.Context, head string) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if _, err := conn.Write([]byte(head + "CSeq: 1\r\n\r\n")); err != nil {

@@ -217,10 +217,15 @@ func (s *Server) sweep(ctx context.Context) {
 					continue
 				}
 				active := c.lastActive.Load()
-				if active < before && !c.tap.Active() || c.half.Load() && active < now.Add(-lingerAfterEnd).UnixNano() {
+				switch {
+				case active < before && !c.tap.Active():
 					c.log.Info("connection idle, closed", "timeout", s.cfg.Limits.IdleTimeout)
-					c.end()
+				case c.half.Load() && active < now.Add(-lingerAfterEnd).UnixNano():
+					c.log.Debug("connection half closed and silent, closed", "timeout", lingerAfterEnd)
+				default:
+					continue
 				}
+				c.end()
 			}
 			s.mu.Unlock()
 		}
@@ -371,7 +376,7 @@ func (s *Server) upstreamTLS() *tls.Config {
 }
 
 func (s *Server) newConn(p *pair, secure bool) *Conn {
-	c := &Conn{client: p.client, upstream: p.upstream, log: p.log, server: s, secure: secure}
+	c := &Conn{client: p.client, upstream: p.upstream, log: p.log, server: s, secure: secure, over: make(chan struct{})}
 	c.exchanges.init()
 	c.touch()
 	c.tap = s.cfg.Open(c)
@@ -388,7 +393,11 @@ func (s *Server) carry(p *pair, secure bool) {
 	s.run(c, func() error {
 		return c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client)
 	}, func() error {
-		return c.fromUpstream(NewReader(p.upstream, s.cfg.Limits, nil))
+		err := c.fromUpstream(NewReader(p.upstream, s.cfg.Limits, nil))
+		if c.tap.Keep() {
+			c.stay()
+		}
+		return err
 	})
 	c.exchanges.close()
 	c.tap.Close()

@@ -27,6 +27,7 @@ type plain struct {
 	request  func(*Exchange)
 	response func(*Exchange, *Message)
 	active   bool
+	keep     bool
 	closed   chan struct{}
 }
 
@@ -43,6 +44,8 @@ func (t *plain) Response(ex *Exchange, m *Message) {
 }
 func (t *plain) ClientFrames(f []byte) []byte   { return f }
 func (t *plain) UpstreamFrames(f []byte) []byte { return f }
+func (t *plain) Keep() bool                     { return t.keep }
+func (t *plain) Alone(ex *Exchange)             { t.request(ex) }
 func (t *plain) Active() bool                   { return t.active }
 func (t *plain) Close()                         { close(t.closed) }
 
@@ -565,4 +568,34 @@ func TestBadInputHarmsNobody(t *testing.T) {
 	sinks.Wait()
 	server.send("RTSP/1.0 200 OK\r\nCSeq: 0\r\n\r\n")
 	good.expect("RTSP/1.0 200 OK\r\nCSeq: 0\r\n\r\n")
+}
+
+// A client that is kept when the upstream has gone is answered by the Tap.
+func TestStaysAlone(t *testing.T) {
+	r := newRig(t, nil)
+	r.setup = func(p *plain) {
+		p.keep = true
+		p.request = func(ex *Exchange) {
+			if ex.Method == "TEARDOWN" {
+				ex.Answer("200 OK")
+			}
+		}
+	}
+	client := r.dial()
+	client.send("OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+	server := r.accept()
+	server.expect("OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+	conn := (<-r.taps).conn
+	_ = server.Close()
+	for !conn.alone.Load() {
+		time.Sleep(time.Millisecond) // no event tells
+	}
+	if err := conn.WriteFrames(net.Buffers{[]byte("$\x00\x00\x01"), []byte("x")}); err != nil {
+		t.Error(err)
+	}
+	client.expect("$\x00\x00\x01x")
+	client.send("$\x01\x00\x01yPLAY u RTSP/1.0\r\nCSeq: 2\r\n\r\nTEARDOWN u RTSP/1.0\r\nCSeq: 3\r\n\r\n")
+	client.expect("RTSP/1.0 503 Service Unavailable\r\nCSeq: 2\r\n\r\nRTSP/1.0 200 OK\r\nCSeq: 3\r\n\r\n")
+	conn.Close()
+	client.expectEnd()
 }

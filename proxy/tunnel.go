@@ -275,7 +275,7 @@ func (r *base64Reader) Read(b []byte) (int, error) {
 		m, err := r.src.Read(r.raw[r.hi:])
 		r.hi += m
 		if m == 0 {
-			if err == io.EOF && r.hi > 0 {
+			if errors.Is(err, io.EOF) && r.hi > 0 {
 				return 0, fmt.Errorf("%w: ends inside a group", errNotBase64)
 			}
 			return 0, err

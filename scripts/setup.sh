@@ -9,7 +9,7 @@ gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp libgstrtspserver-
 libgstreamer-plugins-base1.0-dev glib-networking vlc-bin vlc-plugin-base vlc-plugin-access-extra chromium"
 
 if ! command -v go >/dev/null; then
-	echo "setup: Go is missing: see https://go.dev/doc/install" >&2
+	echo "setup: Go is missing: see the Go documentation" >&2
 	exit 1
 fi
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding"
 	"fmt"
 	"log/slog"
 	"net"
@@ -40,6 +41,14 @@ var serveFlags = []cli.Flag{
 	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "auto", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "overload", EnvVars: []string{"SHIM_OVERLOAD"}, Value: "relay", Usage: "movies that the engine has no room for: relay, refuse (453)"}),
+	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken with the first movie: `MIB`"}),
+	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "bandwidth", EnvVars: []string{"SHIM_BANDWIDTH"}, Usage: "of the network, that movies may take; 0 is without limit: `MBIT/S`"}),
+	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "disk-bandwidth", EnvVars: []string{"SHIM_DISK_BANDWIDTH"}, Usage: "of the disk, that movies may take; 0 is without limit, -1 measures it at the start: `MB/S`"}),
+	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "cycle", EnvVars: []string{"SHIM_CYCLE"}, Value: time.Second, Usage: "of the disk: what is read in one is sent in the next"}),
+	altsrc.NewIntFlag(&cli.IntFlag{Name: "burst", EnvVars: []string{"SHIM_BURST"}, Value: 16, Usage: "packets of a movie's track that may leave back to back"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "io-uring", EnvVars: []string{"SHIM_IO_URING"}, Value: "auto", Usage: "read movies through io_uring: auto, on, off"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "o-direct", EnvVars: []string{"SHIM_O_DIRECT"}, Value: "auto", Usage: "read movies past the page cache: auto, on, off"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gso", EnvVars: []string{"SHIM_GSO"}, Value: "auto", Usage: "UDP segmentation offload when sending: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gro", EnvVars: []string{"SHIM_GRO"}, Value: "auto", Usage: "UDP receive offload: auto, on, off"}),
@@ -190,6 +199,12 @@ func proxyConfig(c *cli.Context, logger *slog.Logger) (proxy.Config, error) {
 func interceptConfig(c *cli.Context, logger *slog.Logger) (intercept.Config, error) {
 	cfg := intercept.Config{AsHinted: c.Bool("as-hinted"), Proved: c.Path("proved"), Logger: logger}
 	cfg.Movies.Dir = c.Path("movies")
+	switch v := c.String("overload"); v {
+	case "relay", "refuse":
+		cfg.Refuse = v == "refuse"
+	default:
+		return cfg, fmt.Errorf("overload: %q is neither relay nor refuse", v)
+	}
 	for _, rule := range c.StringSlice("map") {
 		r, err := intercept.ParseMovieRule(rule)
 		if err != nil {
@@ -213,12 +228,22 @@ func interceptConfig(c *cli.Context, logger *slog.Logger) (intercept.Config, err
 }
 
 func engineConfig(c *cli.Context, logger *slog.Logger) (engine.Config, error) {
-	cfg := engine.Config{UDPPort: c.Int("udp-port"), Pumps: c.Int("pumps"), Gather: engine.DefaultGather, Logger: logger}
-	if err := cfg.GSO.UnmarshalText([]byte(c.String("gso"))); err != nil {
-		return cfg, fmt.Errorf("gso: %w", err)
+	cfg := engine.Config{
+		UDPPort: c.Int("udp-port"), Pumps: c.Int("pumps"), Gather: engine.DefaultGather, CycleTime: c.Duration("cycle"),
+		Memory: c.Int64("memory") << 20, Bandwidth: c.Int64("bandwidth") * 1e6, DiskBandwidth: c.Int64("disk-bandwidth") * 1e6,
+		BurstLimit: c.Int("burst"), Logger: logger,
 	}
-	if err := cfg.GRO.UnmarshalText([]byte(c.String("gro"))); err != nil {
-		return cfg, fmt.Errorf("gro: %w", err)
+	for name, mode := range map[string]encoding.TextUnmarshaler{"gso": &cfg.GSO, "gro": &cfg.GRO, "io-uring": &cfg.Uring, "o-direct": &cfg.Direct} {
+		if err := mode.UnmarshalText([]byte(c.String(name))); err != nil {
+			return cfg, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if cfg.DiskBandwidth < 0 {
+		var err error
+		if cfg.DiskBandwidth, cfg.DiskOverhead, err = engine.MeasureDisk(c.Path("movies")); err != nil {
+			return cfg, fmt.Errorf("disk-bandwidth: %w", err)
+		}
+		logger.Info("disk measured", "bandwidth", cfg.DiskBandwidth, "overhead", cfg.DiskOverhead)
 	}
 	return cfg, nil
 }

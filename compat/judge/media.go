@@ -47,9 +47,11 @@ func (d *differ) tracks() {
 }
 
 func (d *differ) track(name string, a, b *talk.Track) {
-	d.text(Media, name, "SSRC", ssrcs(a), ssrcs(b))
-	d.text(Media, name, "payload type", payloadTypes(a), payloadTypes(b))
-	d.text(Media, name, "server port", source(a), source(b))
+	if len(a.Packets) > 0 && len(b.Packets) > 0 { // whether any came at all is compared by section
+		d.text(Media, name, "SSRC", ssrcs(a), ssrcs(b))
+		d.text(Media, name, "payload type", payloadTypes(a), payloadTypes(b))
+		d.text(Media, name, "server port", source(a), source(b))
+	}
 	d.more(Media, name, "packets that are not RTP", float64(a.Odd), float64(b.Odd), 0, "", nil)
 	sa, sb := Sections(d.a, a), Sections(d.b, b)
 	for i := range min(len(sa), len(sb)) {
@@ -76,8 +78,6 @@ func ssrcs(t *talk.Track) string {
 	}
 	said := t.Transport.SSRC
 	switch {
-	case len(seen) == 0:
-		return "none heard"
 	case len(seen) > 1:
 		return fmt.Sprintf("%d different", len(seen))
 	case !t.Known || said == nil:
@@ -108,7 +108,7 @@ func payloadTypes(t *talk.Track) string {
 
 // source tells whether packets came from the port that Transport names.
 func source(t *talk.Track) string {
-	if !t.UDP || len(t.Packets) == 0 {
+	if !t.UDP {
 		return ""
 	}
 	ports := t.Transport.ServerPorts
@@ -227,7 +227,11 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
 		}
 		d.text(Media, where, "seq step from what was heard before", hole(seqA), hole(seqB))
 	} else {
-		d.number(Media, where, "seq step from what was heard before", seqA, seqB, 0, "")
+		x := Difference{Where: where, What: "seq step from what was heard before", Class: Media, A: show(seqA, ""), B: show(seqB, ""), Size: math.Abs(seqA - seqB)}
+		if seqB == 1 {
+			x.Rule = &Whole
+		}
+		d.add(x)
 	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
 		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Loose: 0.250,

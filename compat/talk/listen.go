@@ -60,9 +60,6 @@ func (t *talk) ended(began time.Duration) bool {
 	return true
 }
 
-// own is the SSRC of our side; any number does.
-var own = rand.Uint32()
-
 // report sends a receiver report for every track that packets came on just
 // now: a player that is paused has nothing to report, and gortsplib closes the
 // connection of one that does so all the same.
@@ -73,7 +70,8 @@ func (t *talk) report() {
 		raw   []byte
 	}
 	var all []due
-	for _, track := range t.recording.Tracks {
+	for i, track := range t.recording.Tracks {
+		own := t.ssrc + uint32(i)
 		n := len(track.Packets)
 		if n == 0 || !track.Known || t.now()-track.Packets[n-1].At > 10*tick {
 			continue

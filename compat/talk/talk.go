@@ -3,6 +3,7 @@ package talk
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -65,6 +66,7 @@ type talk struct {
 	step      int
 	nextVerb  script.Verb // of the step after this one
 	sent      int         // packets published so far
+	ssrc      uint32      // of the first track's receiver reports; clients that share one look like a collision
 
 	mutex sync.Mutex // recording.Tracks and what hangs on them, conn.channels
 }
@@ -75,7 +77,7 @@ func (t *talk) now() time.Duration { return time.Since(t.recording.Began) }
 // A server that cannot be reached, or a script that makes no sense, is
 // reported in Recording.Failure.
 func Run(ctx context.Context, s *script.Script, target Target, bounds Bounds) *Recording {
-	t := &talk{target: target, bounds: bounds.orDefault(), conns: map[string]*conn{}, reports: true,
+	t := &talk{target: target, bounds: bounds.orDefault(), ssrc: rand.Uint32(), conns: map[string]*conn{}, reports: true,
 		recording: &Recording{Began: time.Now(), Left: map[string]time.Duration{}}}
 	limit := t.bounds.Point
 	for _, step := range s.Steps {

@@ -67,12 +67,12 @@ func TestHostileServers(t *testing.T) {
 		cut    bool
 	}{
 		"a line without end":   {func(c net.Conn) { forever(c, strings.Repeat("x", 8192)) }, Closed, false},
-		"a header without end": {func(c net.Conn) { io.WriteString(c, "RTSP/1.0 200 OK\r\n"); forever(c, "X: y\r\n") }, Answered, true},
+		"a header without end": {func(c net.Conn) { _, _ = io.WriteString(c, "RTSP/1.0 200 OK\r\n"); forever(c, "X: y\r\n") }, Answered, true},
 		"messages without end": {func(c net.Conn) { forever(c, "RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n") }, Answered, false},
 		"frames without end":   {func(c net.Conn) { forever(c, "$\x00\x00\x10aaaaaaaaaaaaaaaa") }, Silent, false},
-		"a body of terabytes":  {func(c net.Conn) { io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: 9999999999999\r\n\r\n") }, Answered, true},
-		"a body cut short":     {func(c net.Conn) { io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nabc") }, Answered, true},
-		"a negative body":      {func(c net.Conn) { io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: -5\r\n\r\n") }, Answered, false},
+		"a body of terabytes":  {func(c net.Conn) { _, _ = io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: 9999999999999\r\n\r\n") }, Answered, true},
+		"a body cut short":     {func(c net.Conn) { _, _ = io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nabc") }, Answered, true},
+		"a negative body":      {func(c net.Conn) { _, _ = io.WriteString(c, "RTSP/1.0 200 OK\r\nContent-Length: -5\r\n\r\n") }, Answered, false},
 		"noise": {func(c net.Conn) {
 			c.Write(bytes.Repeat([]byte{0xFF, 0, '\n', 0x80}, 20))
 			time.Sleep(500 * time.Millisecond)

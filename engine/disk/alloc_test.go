@@ -80,7 +80,7 @@ func TestHistogram(t *testing.T) {
 func TestPool(t *testing.T) {
 	const n = 64
 	var p pool
-	p.init(make([]byte, n*minBlock), minBlock)
+	p.adopt(make([]byte, n*minBlock), minBlock)
 	f := &File{id: 1}
 	for i := range int64(n) {
 		b := p.heap[0]

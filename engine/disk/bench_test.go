@@ -151,6 +151,12 @@ func BenchmarkThroughput(b *testing.B) {
 	for i := range benchFiles {
 		name, _ := movie(b, dir, fmt.Sprint(i), benchSize)
 		names = append(names, name)
+		h, err := OS(Off).Open(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dropCache(h.(*osFile).fd, 0, 0) // what the writing left
+		closed(b, h)
 	}
 	quiet := Config{Memory: benchPool}
 	with := func(uring, direct Mode) Config {

@@ -55,6 +55,7 @@ func (e *ReadError) Unwrap() error { return e.Err }
 // Mode says whether an optional feature of the system is used.
 type Mode uint8
 
+// The settings of a Mode.
 const (
 	Auto Mode = iota // where the system has it
 	On               // Open or OpenFile fails where the system has it not
@@ -76,8 +77,8 @@ func (m Mode) String() string { return [...]string{"auto", "on", "off"}[m%3] }
 
 // Config sets up a Scheduler. The zero Config works.
 type Config struct {
-	// Memory is the size of the pool in bytes, all of it taken at Open; 0 is
-	// 256 MiB.
+	// Memory is the size of the pool in bytes, all of it taken at Open, and
+	// locked where io_uring is in use and permits; 0 is 256 MiB.
 	Memory int64
 
 	// BlockSize is the unit of reading and caching in bytes, a power of two
@@ -168,7 +169,17 @@ func Open(c Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
-	go s.run()
+	begun := make(chan error)
+	go s.run(begun)
+	if err := <-begun; err != nil { // the ring cannot be used after all
+		err = errors.Join(fmt.Errorf("disk: io_uring: %w", err), s.ring.close(), unmapMemory(s.mapped))
+		if c.Uring == On {
+			return nil, err
+		}
+		s.log.Warn("disk: without io_uring", "err", err)
+		c.Uring = Off
+		return Open(c)
+	}
 	go s.watch()
 	return s, nil
 }

@@ -190,7 +190,9 @@ func TestTruncatedAndHung(t *testing.T) {
 		}
 		name, _ := movie(t, dir, "hung", 2*block)
 		hung, hungIn := stream(t, s, name, Demand{})
-		hung.file.os.fd = int(pipeR.Fd()) // that nobody writes to
+		s.mu.Lock()
+		hung.file.os = &osFile{fd: int(pipeR.Fd()), direct: true} // that nobody writes to
+		s.mu.Unlock()
 		lost := hung.NewSet()
 		lost.Want(0, block)
 		if err := lost.Read(0, time.Time{}); err != nil {

@@ -56,7 +56,7 @@ func TestFiles(t *testing.T) {
 	if err := all(t, playing, in, old); err != nil {
 		t.Error(err)
 	}
-	_, new := movie(t, dir, "next", 1<<20)
+	_, next := movie(t, dir, "next", 1<<20)
 	if err := os.Rename(filepath.Join(dir, "next"), name); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := all(t, later, in3, new); err != nil {
+	if err := all(t, later, in3, next); err != nil {
 		t.Errorf("the new file: %v", err)
 	}
 	if err := all(t, playing, in, old); err != nil {
@@ -95,7 +95,7 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the change to be seen", func() bool { return errors.Is(f3.Err(), ErrChanged) })
-	if err := all(t, later, in3, new); !errors.Is(err, ErrChanged) {
+	if err := all(t, later, in3, next); !errors.Is(err, ErrChanged) {
 		t.Error(err)
 	}
 	if !strings.Contains(out.String(), "file changed while open\" file="+name) {
@@ -255,7 +255,11 @@ func TestWantIsChecked(t *testing.T) {
 			t.Errorf("%d bytes at %d are not refused", w.n, w.off)
 		}
 		set.Release()
-		await(t, "the set", func() bool { return set.free })
+		await(t, "the set", func() bool {
+			s.post.mu.Lock()
+			defer s.post.mu.Unlock()
+			return set.free
+		})
 	}
 	for set := st.NewSet(); set != nil; set = st.NewSet() {
 		sets = append(sets, set)

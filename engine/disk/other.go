@@ -27,5 +27,5 @@ func (*ring) submit()                       {}
 func (*ring) reap(func(completion))         {}
 func (*ring) wait(time.Duration)            {}
 func (*ring) wake()                         {}
-func (*ring) cancel()                       {}
+func (*ring) cancel(int32)                  {}
 func (*ring) close() error                  { return nil }

@@ -75,7 +75,7 @@ type pool struct {
 	heap   []int32
 }
 
-func (p *pool) init(memory []byte, size int) {
+func (p *pool) adopt(memory []byte, size int) {
 	n := len(memory) / size
 	width := bits.Len(uint(2 * n))
 	*p = pool{memory: memory, size: size, blocks: make([]block, n), table: make([]int32, 1<<width), shift: 64 - width,

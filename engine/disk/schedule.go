@@ -43,7 +43,7 @@ func urgentDepth(depth int) int { return depth/2 + 1 }
 
 func (s *Scheduler) init(memory []byte, slots int) {
 	c, cfg := &s.core, &s.cfg
-	c.pool.init(memory, cfg.BlockSize)
+	c.adopt(memory, cfg.BlockSize)
 	c.ledger.Budget = cfg.budget()
 	run := cfg.MaxRead / cfg.BlockSize
 	c.slots = make([]read, slots)
@@ -63,15 +63,18 @@ func (s *Scheduler) init(memory []byte, slots int) {
 // closeWait is how long Close waits for reads under way.
 const closeWait = 2 * time.Second
 
-// run is the scheduler's goroutine, and the only one that reads the clock.
-func (s *Scheduler) run() {
+// run is the scheduler's goroutine, and the only one that reads the clock. It
+// says when it has begun, or why it cannot.
+func (s *Scheduler) run(begun chan<- error) {
 	defer close(s.ended)
 	if s.ring != nil {
 		defer s.ring.leave()
-		if err := s.ring.enter(); err != nil { // of a ring just made
-			s.log.Error("disk: io_uring", "err", err)
+		if err := s.ring.enter(); err != nil {
+			begun <- err
+			return
 		}
 	}
+	begun <- nil
 	timer := time.NewTimer(s.cfg.Cycle)
 	defer timer.Stop()
 	news := func() bool { return len(s.reads.done) > 0 }
@@ -120,12 +123,8 @@ func (s *Scheduler) step(now time.Duration) {
 	if s.ring != nil {
 		s.ring.reap(func(c completion) { s.finish(c, now) })
 	}
-	letters, closed := s.post.take()
-	for _, l := range letters {
+	for _, l := range s.post.take() {
 		s.obey(l, now)
-	}
-	if closed && s.closing == 0 {
-		s.shut(now)
 	}
 	if now >= time.Duration(s.cycle+1)*s.cfg.Cycle {
 		s.tick(now)
@@ -134,8 +133,12 @@ func (s *Scheduler) step(now time.Duration) {
 	s.findStuck(now)
 	s.enqueue()
 	s.issue(now)
-	if s.closing > 0 && s.ring != nil && len(s.idle) < len(s.slots) {
-		s.ring.cancel() // again and again: it may come too early
+	if s.closing > 0 && s.ring != nil {
+		for i := range s.slots {
+			if s.slots[i].file != nil && s.slots[i].ring {
+				s.ring.cancel(int32(i)) // again and again: it may come too early
+			}
+		}
 	}
 }
 
@@ -161,6 +164,8 @@ func (s *Scheduler) obey(l letter, now time.Duration) {
 	case opIdle:
 		l.file.unused = true
 		s.files.retire(s, l.file)
+	case opShut:
+		s.shut(now)
 	}
 }
 

@@ -191,11 +191,11 @@ func TestPoolExhausted(t *testing.T) {
 
 // A stream that starts in the middle of a cycle gets its first data at once
 // when it is in memory, and after a read of its own when not, while the disk is
-// busy with a batch of a thousand reads.
+// busy with a batch of 500 reads.
 func TestStartInMidCycle(t *testing.T) {
 	const block, slow = 16 << 10, 4 * time.Millisecond
 	dir := t.TempDir()
-	big, _ := movie(t, dir, "big", 1000*block)
+	big, _ := movie(t, dir, "big", 500*block)
 	small, want := movie(t, dir, "small", 10*block)
 	var during, urgentRead atomic.Int64
 	fs := &faulty{FS: OS(Auto), fault: func(name string, off int64) error {
@@ -210,7 +210,7 @@ func TestStartInMidCycle(t *testing.T) {
 	s, _ := open(t, Config{FS: fs, BlockSize: block, MaxRead: block, Memory: 1200 * block, Cycle: 3 * time.Second, Depth: 8})
 	st, in := stream(t, s, big, Demand{Rate: 1000})
 	set := st.NewSet()
-	set.Want(0, 1000*block)
+	set.Want(0, 500*block)
 	if err := set.Read(0, s.NextCycle(time.Now())); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestStartInMidCycle(t *testing.T) {
 	in.get(t)
 	set.Release()
 	st.Close()
-	if st := s.Stats(); st.Underruns != 0 || st.Blocks != 1002 || st.Hits != 2 {
+	if st := s.Stats(); st.Underruns != 0 || st.Blocks != 502 || st.Hits != 2 {
 		t.Errorf("%+v", st)
 	}
 	t.Logf("cold %v, cached %v", cold, cached)

@@ -248,6 +248,7 @@ const (
 	opOpen
 	opClose
 	opIdle
+	opShut
 )
 
 // mailbox takes what is asked of the scheduler without ever making anybody
@@ -302,7 +303,7 @@ func (m *mailbox) sleep(timer *time.Timer, d time.Duration, news func() bool) {
 	m.asleep.Store(true)
 	defer m.asleep.Store(false)
 	m.mu.Lock()
-	awake := len(m.in) > 0 || m.closed
+	awake := len(m.in) > 0
 	m.mu.Unlock()
 	if awake || news() {
 		return
@@ -318,18 +319,19 @@ func (m *mailbox) sleep(timer *time.Timer, d time.Duration, news func() bool) {
 	}
 }
 
-// take returns all letters, valid until the next call, and whether there will
-// be no more.
-func (m *mailbox) take() ([]letter, bool) {
+// take returns all letters, valid until the next call.
+func (m *mailbox) take() []letter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.out)
 	m.in, m.out = m.out[:0], m.in
-	return m.out, m.closed
+	return m.out
 }
 
+// close posts the last letter.
 func (m *mailbox) close() {
 	m.mu.Lock()
+	m.in = append(m.in, letter{op: opShut})
 	m.closed = true
 	m.mu.Unlock()
 	m.wake()

@@ -39,8 +39,6 @@ const (
 	registerEnable      = 12
 	registerSyncCancel  = 24
 
-	cancelAll = 1<<0 | 1<<2 // all requests, any at all
-
 	offRing = 0
 	offSQEs = 0x10000000
 )
@@ -344,19 +342,18 @@ func (r *ring) wait(d time.Duration) {
 	}
 }
 
+var one = binary.NativeEndian.AppendUint64(nil, 1) // what an eventfd is rung with
+
 // wake makes a wait under way, or the next, return. Anybody may call it.
 func (r *ring) wake() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(r.alarm, one[:])
+	_, _ = unix.Write(r.alarm, one)
 }
 
-// cancel asks the kernel to give up what it can of what is under way.
-func (r *ring) cancel() {
-	var arg [64]byte // struct io_uring_sync_cancel_reg
+// cancel asks the kernel to give up a read, if it can at once.
+func (r *ring) cancel(slot int32) {
+	var arg [64]byte // struct io_uring_sync_cancel_reg: by user data, for no time
+	binary.NativeEndian.PutUint64(arg[:], uint64(slot))
 	binary.NativeEndian.PutUint32(arg[8:], ^uint32(0))
-	binary.NativeEndian.PutUint32(arg[12:], cancelAll)
-	// A timeout of zero: do not wait for those that cannot be cancelled.
 	_ = r.call(registerSyncCancel, unsafe.Pointer(&arg), 1)
 }
 

@@ -23,6 +23,7 @@ type Piece struct {
 // Pieces is Data in pieces that are sorted by offset and do not overlap.
 type Pieces []Piece
 
+// At implements Data, in O(log n) of the pieces.
 func (p Pieces) At(off int64, n int) []byte {
 	i := sort.Search(len(p), func(i int) bool { return p[i].Off > off }) - 1
 	if i < 0 {

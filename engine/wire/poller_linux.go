@@ -61,7 +61,7 @@ func (p *fastPoller) Remove(c Conn) error {
 
 func (p *fastPoller) Wait(most time.Duration) ([]Event, error) {
 	n, err := p.wait(most)
-	if err != nil && err != unix.EINTR {
+	if err != nil && !errors.Is(err, unix.EINTR) {
 		return nil, os.NewSyscallError("epoll_wait", err)
 	}
 	p.events = p.events[:0]

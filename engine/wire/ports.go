@@ -72,6 +72,7 @@ func (p *PortPairs) Open(local netip.Addr, odd bool, offsets ...int) ([]Conn, er
 		if last = err; !errors.Is(err, syscall.EADDRINUSE) {
 			return nil, err
 		}
+		p.jump()
 	}
 	return nil, fmt.Errorf("%w on %v: %w", ErrNoPorts, local, last)
 }
@@ -86,6 +87,13 @@ func (p *PortPairs) step() int {
 	}
 	p.next++
 	return p.next
+}
+
+// jump goes on anywhere else: taken ports come in rows.
+func (p *PortPairs) jump() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = 1 + rand.IntN(1<<15)
 }
 
 // OpenAt binds one Conn on local for each offset from the given first port.

@@ -36,6 +36,7 @@ const DefaultSocketBuffer = 4 << 20
 // Mode says whether an optional kernel feature is used.
 type Mode uint8
 
+// The settings of a Mode.
 const (
 	Auto Mode = iota // use it where the kernel has it
 	On               // Open fails where the kernel has it not

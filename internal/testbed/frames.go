@@ -17,7 +17,9 @@ type Frames struct {
 }
 
 // Together runs plays at the same time, as the two halves of a comparison of a
-// live stream must be, and returns what each saw.
+// live stream must be, and returns what each saw. A play that cannot be (a
+// missing program, a failure) marks the test and sees nothing, but the test
+// itself goes on: see Client.Need.
 func Together(plays ...func() Frames) []Frames {
 	seen := make([]Frames, len(plays))
 	var running sync.WaitGroup

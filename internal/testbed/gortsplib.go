@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -23,7 +24,8 @@ import (
 type GortsplibOptions struct {
 	Host        string // address to listen on; 127.0.0.1
 	Auth        Auth   // asked of readers and publishers alike
-	TLS         bool   // rtsps only; implies TCP, since gortsplib has SRTP alone for UDP then
+	TLS         bool   // rtsps, with plain RTP interleaved in it; implies NoUDP
+	SRTP        bool   // rtsps, with SRTP (keys in MIKEY), as the library does by itself; implies NoUDP
 	NoUDP       bool   // interleaved TCP only
 	Multicast   bool   // offer multicast too
 	IdleTimeout time.Duration
@@ -63,7 +65,7 @@ func StartGortsplib(tb testing.TB, o GortsplibOptions) *Gortsplib {
 		tb.Fatalf("gortsplib: %v", err)
 	}
 	g := &Gortsplib{
-		Upstream: Upstream{Name: "gortsplib", Addr: listener.Addr().String(), TLS: o.TLS, Auth: o.Auth},
+		Upstream: Upstream{Name: "gortsplib", Addr: listener.Addr().String(), TLS: o.TLS || o.SRTP, Auth: o.Auth},
 		auth:     o.Auth != NoAuth,
 		paths:    make(map[string]*gortsplibPath),
 		changed:  make(chan struct{}),
@@ -85,10 +87,14 @@ func StartGortsplib(tb testing.TB, o GortsplibOptions) *Gortsplib {
 	case DigestSHA256:
 		g.server.AuthMethods = []auth.VerifyMethod{auth.VerifyMethodDigestSHA256}
 	}
-	if o.TLS {
+	switch {
+	case o.SRTP:
 		g.server.TLSConfig = TLSConfig(tb)
+	case o.TLS:
+		// Told of the certificate the library would offer SRTP alone, which ffmpeg cannot play.
+		listener = tls.NewListener(listener, TLSConfig(tb))
 	}
-	if !o.NoUDP && !o.TLS {
+	if !o.NoUDP && !o.TLS && !o.SRTP {
 		g.offerUDP(tb, o)
 	}
 	if err := g.server.Start(); err != nil {

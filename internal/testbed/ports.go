@@ -43,6 +43,6 @@ func FreePort(tb testing.TB, host string) int {
 	if err != nil {
 		tb.Fatalf("free port: %v", err)
 	}
-	defer l.Close() //nolint:errcheck // nothing was done with it
+	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }

@@ -1,0 +1,354 @@
+//go:build bench && linux
+
+package bench
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rtspshim/demo"
+	"rtspshim/internal/testbed"
+)
+
+// The suite behind `make bench`. Each scenario leaves its report in build/bench;
+// the page is written from all reports there, so that one may be run alone:
+//
+//	go test -tags bench -run 'TestSuite/movie-udp$' -timeout 20m ./bench
+//
+// SHIM_BENCH_LOADS=1,100 takes the place of every scenario's loads, and
+// SHIM_BENCH_DURATION=3s of its windows' length.
+
+type scenario struct {
+	name, title, about string
+	loads              []int
+	cfg                Config
+	servers            func(t *testing.T) []Server
+	disturb            func(t *testing.T) // meanwhile; nil for nothing
+}
+
+const distinct = 100 // movies of the cold scenario
+
+var suite = []scenario{
+	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.",
+		[]int{1, 20, 100, 500, 1000}, Config{Spread: true}, darwin, nil},
+	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.",
+		[]int{1, 100, 200}, Config{TCP: true, Spread: true}, darwin, nil},
+	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
+		[]int{distinct}, Config{}, darwinCold, nil},
+	{"movie-cpu-hog", "Movies, UDP, with a CPU hog on every core", "As many endless loops as there are cores run beside the server.",
+		[]int{100}, Config{Spread: true}, darwin, hogCPUs},
+	{"movie-disk-hog", "Movies, UDP, from disk, with a disk hog", "Somebody writes to the same disk as fast as it takes it.",
+		[]int{distinct}, Config{}, darwinCold, hogDisk},
+	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
+		[]int{1, 20, 50}, Config{Spread: true, Rate: 20}, gst, nil},
+	{"thin-udp", "Many thin streams, UDP", "Sound of 64 kbit/s from the server of `shim demo`: what a stream costs, rather than an octet.",
+		[]int{100, 1000, 2000}, Config{Spread: true, Rate: 400}, thin, nil},
+	{"set-up", "Setting up", "500 sessions within a second.",
+		[]int{500}, Config{Rate: 500, Duration: 2 * time.Second}, thin, nil},
+	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{}, mediamtx, nil},
+	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{}, gortsplibServer, nil},
+	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
+		[]int{1, 100, 200}, Config{TCP: true}, mediamtx, nil},
+}
+
+func TestSuite(t *testing.T) {
+	out := filepath.Join(testbed.Root(t), "build", "bench")
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range suite {
+		t.Run(s.name, func(t *testing.T) {
+			cfg := s.cfg
+			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 6*time.Second)
+			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20}
+			fromEnvironment(t, &cfg)
+			cfg.Servers = s.servers(t)
+			if s.disturb != nil {
+				s.disturb(t)
+			}
+			r, err := Measure(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Commit = commit()
+			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			if err := r.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s\n%s", s.title, &text)
+		})
+	}
+	if err := writePage(t, out); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fromEnvironment(t *testing.T, cfg *Config) {
+	t.Helper()
+	if v := os.Getenv("SHIM_BENCH_LOADS"); v != "" {
+		cfg.Sessions = nil
+		for f := range strings.SplitSeq(v, ",") {
+			var n int
+			if _, err := fmt.Sscan(f, &n); err != nil {
+				t.Fatalf("SHIM_BENCH_LOADS: %v", err)
+			}
+			cfg.Sessions = append(cfg.Sessions, n)
+		}
+	}
+	if v := os.Getenv("SHIM_BENCH_DURATION"); v != "" {
+		var err error
+		if cfg.Duration, err = time.ParseDuration(v); err != nil {
+			t.Fatalf("SHIM_BENCH_DURATION: %v", err)
+		}
+	}
+}
+
+// both is a server and the shim in front of it, whose costs are those of both.
+func both(t *testing.T, up testbed.Upstream, path string, flags ...string) []Server {
+	t.Helper()
+	shim := testbed.StartShim(t, up, flags...)
+	pid, err := listener(netip.MustParseAddrPort(up.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []Server{{Name: up.Name, URL: up.URL("/") + path, Pids: []int{pid}},
+		{Name: "shim + " + up.Name, URL: up.At(shim.Addr).URL("/") + path, Pids: []int{shim.Pid(), pid}}}
+}
+
+func darwin(t *testing.T) []Server {
+	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie.mp4", "--movies", dir)
+}
+
+// darwinCold makes movies that are on the disk and nowhere else.
+func darwinCold(t *testing.T) []Server {
+	movie := makeMovie(t, "movie.mp4", 2000, 90)
+	dir := filepath.Join(filepath.Dir(movie), "cold")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	whole, err := os.ReadFile(movie)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range distinct {
+		if err := writeCold(filepath.Join(dir, fmt.Sprintf("movie%d.mp4", i)), whole); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie%d.mp4", "--movies", dir)
+}
+
+func gst(t *testing.T) []Server {
+	movie := makeMovie(t, "movie.mp4", 2000, 90)
+	g := testbed.StartGst(t, testbed.GstOptions{Movies: []string{movie}})
+	return both(t, g.Upstream, "movie.mp4", "--movies", filepath.Dir(movie))
+}
+
+func mediamtx(t *testing.T) []Server {
+	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live")
+}
+
+// gortsplibServer is gortsplib's server in a process of its own.
+func gortsplibServer(t *testing.T) []Server {
+	up := testbed.Upstream{Name: "gortsplib", Addr: startChild(t, "gortsplib")}
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live")
+}
+
+// thin is our demo server with a movie of sound alone.
+func thin(t *testing.T) []Server {
+	movie := makeMovie(t, "sound.mp4", 0, 120)
+	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+filepath.Dir(movie))}, "sound.mp4", "--movies", filepath.Dir(movie))
+}
+
+// startChild starts this test program again, as TestChild, and returns the
+// address it listens on.
+func startChild(t *testing.T, what string) (addr string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestChild$")
+	cmd.Env = append(os.Environ(), "SHIM_BENCH_CHILD="+what)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := fmt.Fscan(out, &addr); err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
+// TestChild is a server that the suite starts, until stdin ends.
+func TestChild(t *testing.T) {
+	what, dir, _ := strings.Cut(os.Getenv("SHIM_BENCH_CHILD"), " ")
+	switch what {
+	case "gortsplib":
+		fmt.Println(testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr)
+	case "demo":
+		s, err := demo.Start(demo.Config{Movies: os.DirFS(dir), Logger: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		fmt.Println(s.Addr())
+	default:
+		t.Skip("only the suite starts it")
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// hogCPUs keeps every core busy until the test ends.
+func hogCPUs(t *testing.T) {
+	for range runtime.NumCPU() {
+		hog(t, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done")
+	}
+}
+
+// hogDisk keeps the disk busy until the test ends.
+func hogDisk(t *testing.T) {
+	file := filepath.Join(testbed.Root(t), "build", "bench", "hog")
+	t.Cleanup(func() { _ = os.Remove(file) })
+	hog(t, "dd if=/dev/zero of='"+file+"' bs=4M count=128 oflag=direct 2>/dev/null")
+}
+
+// hog runs a command again and again until the test, or this program, ends.
+func hog(t *testing.T, command string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "while kill -0 $PPID; do "+command+"; done")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the group: what it has started too
+		_ = cmd.Wait()
+	})
+}
+
+// makeMovie makes a hinted movie, once, with noise in it that keeps its rate
+// up; of 0 kbit/s is one of sound alone.
+func makeMovie(t *testing.T, name string, kbps, seconds int) string {
+	t.Helper()
+	dir := filepath.Join(testbed.Root(t), "build", "bench", "movies")
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	picture := fmt.Sprintf("testsrc2=size=640x360:rate=25:duration=%d,noise=alls=%d:allf=t", seconds, 8+kbps/500)
+	sound := fmt.Sprintf("aevalsrc='0.2*sin(2*PI*(200+4*t)*t)|0.2*sin(2*PI*(300+2*t)*t)':s=44100:d=%d", seconds)
+	rate := fmt.Sprintf("%dk", kbps-66)
+	args := []string{"-hide_banner", "-loglevel", "error", "-y", "-f", "lavfi", "-i", sound}
+	if kbps > 0 {
+		args = append(args, "-f", "lavfi", "-i", picture, "-map", "1", "-map", "0", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "0",
+			"-g", "50", "-keyint_min", "50", "-sc_threshold", "0", "-b:v", rate, "-maxrate", rate, "-bufsize", rate, "-pix_fmt", "yuv420p")
+	}
+	args = append(args, "-c:a", "aac", "-b:a", "64k", "-movflags", "rtphint", path+".part.mp4")
+	cmd := exec.Command(testbed.Program(t, "ffmpeg", "ffmpeg"), args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ffmpeg: %v\n%s", err, out)
+	}
+	if err := os.Rename(path+".part.mp4", path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// writePage writes docs/performance.md and its pictures from the reports.
+func writePage(t *testing.T, dir string) error {
+	docs := filepath.Join(testbed.Root(t), "docs")
+	if err := os.MkdirAll(filepath.Join(docs, "performance"), 0o755); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(docs, "performance.md"), func(w io.Writer) error { return page(w, dir, docs) })
+}
+
+const pageHead = `# Performance
+
+Written by ` + "`make bench`" + `, which anybody can run. Figures are comparable within one table: the servers took turns there, load by
+load, on the same machine, at one time. CPU-s/GiB is CPU time of the server's processes (with the shim: of the shim and
+of the server behind it) for each GiB of RTP that arrived, over loopback, with the receiving half of the network stack
+up to the viewer's socket in it. *Late* is how long after its RTP time a frame's first packet came; *frame spread* is how
+long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw
+loop that sends the same amount from memory, flat out; ` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
+`
+
+func page(w io.Writer, dir, docs string) error {
+	var errs []error
+	fmt.Fprint(w, pageHead)
+	for _, s := range suite {
+		b, err := os.ReadFile(filepath.Join(dir, s.name+".json"))
+		if os.IsNotExist(err) {
+			continue // not run: what it needs was missing
+		}
+		var r Report
+		if err := errors.Join(err, json.Unmarshal(b, &r)); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), r.Commit, r.Machine(), r.Duration)
+		errs = append(errs, r.WriteMarkdown(w))
+		fmt.Fprintln(w)
+		for _, p := range r.Plots() {
+			if p.Name != "cost" && p.Name != "late-p99" && p.Name != "lost" {
+				continue
+			}
+			name := filepath.Join("performance", s.name+"-"+p.Name+".svg")
+			errs = append(errs, writeFile(filepath.Join(docs, name), p.WriteSVG))
+			fmt.Fprintf(w, "![%s](%s)\n", p.Title, name)
+		}
+		fmt.Fprintf(w, "\n<details><summary>the limits in the same run</summary>\n\n")
+		errs = append(errs, WriteLimitsMarkdown(w, r.Limits))
+		fmt.Fprintf(w, "\n</details>\n")
+	}
+	return errors.Join(errs...)
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
