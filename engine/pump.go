@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rtspshim/engine/live"
 	"rtspshim/engine/wire"
 )
 
@@ -63,7 +64,10 @@ type pump struct {
 	calls   []func() // to be run between ticks
 	started []*Stream
 	woken   []*Stream
-	out     [2][]*Stream // started and woken, as run has taken them
+	out     [2][]*Stream  // started and woken, as run has taken them
+	fans    []*live.Group // with something to send
+	fanned  []*live.Group // run's, of them
+	ticking bool          // fans are looked at without a Wake
 	stopped bool
 	thread  wire.Thread
 	shown   PumpStats // a copy for others to read
@@ -197,6 +201,7 @@ func (p *pump) run() {
 			now = time.Now()
 		}
 		p.tick(events, now)
+		p.fanOut()
 	}
 	p.abandon()
 }
@@ -250,6 +255,7 @@ func (p *pump) tick(events []wire.Event, now time.Time) {
 	p.stats.Ticks++
 	p.turns = p.turns[:0]
 	p.mu.Lock()
+	p.ticking = true
 	for _, e := range events {
 		if s := p.sockets[e.Token]; s.conn != nil {
 			s.failed = e.Failed

@@ -15,6 +15,7 @@ type control struct {
 	s      *session
 	moves  bool // a PLAY to the paused upstream, from where the client wants
 	pings  bool // a PLAY while the engine plays
+	plays  bool // whether a live session's upstream did, before it
 	halted bool // the engine was stopped for it, and goes on if it is refused
 	url    string
 	rng    string // the Range that went up
@@ -23,7 +24,7 @@ type control struct {
 // requestControl prepares the session for what the client wants of it.
 func (t *tap) requestControl(ex *proxy.Exchange) {
 	s := t.Interceptor.session(sessionID(ex.Request))
-	if s == nil || !t.cfg.Movies.any() {
+	if s == nil || !t.takes() {
 		return
 	}
 	if !s.enter(context.Background()) {
@@ -46,6 +47,8 @@ func (t *tap) requestControl(ex *proxy.Exchange) {
 	case "TEARDOWN":
 		if s.isOne(ex.URI) {
 			t.giveUp(s, "one of several tracks was torn down")
+		} else {
+			c.plays = t.depart(s)
 		}
 	}
 }
@@ -66,12 +69,15 @@ func (t *tap) requestAgain(ex *proxy.Exchange) *control {
 // giveUp hands a session's media back to the upstream for good. The caller
 // has the turn.
 func (i *Interceptor) giveUp(s *session, why string) {
-	switch s.stage {
+	plays := i.depart(s)
+	switch s.now() {
 	case relayed:
 		return
 	case playing:
 		s.halt()
 		i.handBack(s, why)
+	case idle:
+		i.restore(s, plays, why)
 	default:
 		for n, m := range s.medias {
 			m.watch.shiftTo(s.tracks[n].Time - s.tracks[n].upTime)
@@ -95,7 +101,7 @@ func (s *session) isOne(url string) bool {
 func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 	s, m := c.s, ex.Request
 	c.rng = m.Get("Range")
-	switch s.stage {
+	switch s.now() {
 	case playing:
 		if c.rng == "" && !m.Has("Scale") && !m.Has("Speed") {
 			c.pings = true
@@ -108,6 +114,12 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		c.halted, c.moves = true, true
 	case paused:
 		c.moves = true
+	case fanned:
+		if _, leads := t.role(s); !leads {
+			c.pings = true
+			t.replay(s, "")
+		}
+		return
 	case finished:
 		c.moves = true // a PLAY without Range means what the upstream says
 		return
@@ -127,12 +139,17 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 
 func (c *control) requestPause(t *tap, ex *proxy.Exchange) {
 	s := c.s
-	if s.stage != playing {
-		return
+	switch s.now() {
+	case playing:
+		s.halt()
+		s.stopped = time.Now()
+		s.become(paused, nil, s.why)
+	default:
+		c.plays = t.depart(s)
+		if s.now() != idle || c.plays {
+			return
+		}
 	}
-	s.halt()
-	s.stopped = time.Now()
-	s.become(paused, nil, s.why)
 	if s.held == nil { // the upstream plays: it answers for itself
 		s.silenced = s.stopped
 		return
@@ -153,16 +170,35 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 	}()
 	s := c.s
 	if ex.Method != "PLAY" {
+		if s.now() == idle && !m.OK() { // it goes on playing
+			release = false
+			why := m.StartLine()
+			t.work.Go(func() {
+				defer t.release(c)
+				t.restore(s, c.plays, why)
+				t.startLive(s)
+			})
+		}
 		return
 	}
 	switch {
+	case s.now() == idle && m.OK():
+		s.followInfo(m)
+		t.restore(s, true, "")
+		t.startLive(s)
+	case s.now() == idle:
+	case s.now() == fanned && !c.pings:
+		s.correct(m, s.nextLive())
 	case c.pings:
-		if m.OK() {
+		if m.OK() && s.now() == fanned {
+			s.correct(m, s.nextLive())
+		} else if m.OK() {
 			s.correct(m, s.stream.State())
 		}
 		release = false
 		t.work.Go(func() { // the answer to PAUSE comes in behind this one
 			defer t.release(c)
+			s.hush(s.now() == fanned)
 			t.silence(s)
 		})
 	case !m.OK():
@@ -214,7 +250,7 @@ func altered(m *proxy.Message) string {
 func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	s := c.s
 	start, end := playRange(c.rng, m)
-	if s.stage == finished && m.Get("RTP-Info") == "" {
+	if s.now() == finished && m.Get("RTP-Info") == "" {
 		return true // nothing plays
 	}
 	why := altered(m)
@@ -263,7 +299,7 @@ const edge = time.Millisecond
 // the upstream be silenced once the client has that.
 func (t *tap) playOn(c *control, ex *proxy.Exchange, m *proxy.Message, start time.Duration, firsts []engine.First) bool {
 	s := c.s
-	resumed := !c.halted && s.stage == paused && start == s.position.Truncate(time.Microsecond)
+	resumed := !c.halted && s.now() == paused && start == s.position.Truncate(time.Microsecond)
 	after := make([]*engine.Place, len(s.medias))
 	next := make([]engine.TrackState, len(s.medias))
 	for n := range s.medias {
@@ -426,6 +462,17 @@ func (s *session) correct(m *proxy.Message, next []engine.TrackState) {
 			}
 		})
 	})
+}
+
+// followInfo has the packets that an answer announces follow the client's last
+// ones, and the answer say so.
+func (s *session) followInfo(m *proxy.Message) {
+	for n, e := range infos(s, m) {
+		if e.whole {
+			s.medias[n].watch.followFrom(e.seq)
+		}
+	}
+	s.shiftInfo(m)
 }
 
 // shiftInfo makes an answer's RTP-Info fit packets that are shifted.

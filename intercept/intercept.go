@@ -20,6 +20,7 @@ type Config struct {
 	OrphanTimeout time.Duration
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
+	Live          bool         // viewers of one live stream share one upstream session
 	Proved        string       // file that remembers which movies were proved; "" keeps none
 	Refuse        bool         // a movie that the engine has no room for is refused with 453; otherwise it stays relayed
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
@@ -38,7 +39,10 @@ type Interceptor struct {
 	work    sync.WaitGroup // proofs, and what follows the engine
 	closing chan struct{}  // closed by Close
 
-	growth         atomic.Int64 // of the upstream's lead over TCP, ns a second; 0 before it was seen
+	groups   groups
+	draining atomic.Bool  // sessions are being torn down
+	growth   atomic.Int64 // of the upstream's lead over TCP, ns a second; 0 before it was seen
+
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 
 	mu       sync.Mutex
@@ -55,8 +59,12 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
-	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{}}, err
+	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{},
+		groups: groups{list: map[string]*group{}}}, err
 }
+
+// takes says whether media may move to the engine at all.
+func (i *Interceptor) takes() bool { return i.cfg.Movies.any() || i.cfg.Live }
 
 // Front names the server that the Interceptor works behind; before Serve.
 func (i *Interceptor) Front(server *proxy.Server) { i.server = server }
@@ -109,6 +117,7 @@ func (i *Interceptor) end(s *session, why string) {
 	if stream != nil {
 		_ = stream.Halt()
 	}
+	i.drop(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.log.Info("session ended", append(s.attrs(time.Now()), "why", why)...)
@@ -147,6 +156,7 @@ func (i *Interceptor) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			i.watchLive(now)
 			for _, s := range i.all() {
 				if s.orphanedSince(now.Add(-i.cfg.OrphanTimeout)) {
 					i.end(s, "silent, connections gone")
@@ -176,6 +186,7 @@ const tearDownTimeout = 2 * time.Second
 func (i *Interceptor) TearDown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tearDownTimeout)
 	defer cancel()
+	i.draining.Store(true)
 	var goodbyes sync.WaitGroup
 	for _, s := range i.all() {
 		goodbyes.Go(func() {

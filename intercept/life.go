@@ -25,12 +25,19 @@ func (i *Interceptor) keep(s *session, now time.Time) {
 	stage, timeout, asked := s.stage, s.timeout, s.asked
 	life := s.alive()
 	s.mu.Unlock()
-	if stage != playing && stage != finished {
+	g, leads := i.role(s)
+	if stage != playing && stage != finished && stage != fanned {
 		return
 	}
 	patience, interval := timeout+timeout/4, timeout*2/5
 	if timeout == 0 {
 		patience, interval = silentTimeout, defaultTimeout*2/5
+	}
+	if leads { // the upstream looks after it; another leads before it gives it up
+		if now.Sub(life) > interval && g.hasOthers(i) {
+			i.work.Go(func() { i.succeed(g) })
+		}
+		return
 	}
 	if now.Sub(life) > patience {
 		i.work.Go(func() {
@@ -82,9 +89,12 @@ func (i *Interceptor) disconnected(s *session) {
 		}
 		defer s.leave()
 		s.mu.Lock()
-		gone := len(s.conns) == 0 && s.stage == playing && !s.over
+		gone := len(s.conns) == 0 && !s.over
 		s.mu.Unlock()
-		if !gone {
+		if gone && s.now() == fanned {
+			i.disconnectedLive(s)
+		}
+		if !gone || s.now() != playing {
 			return
 		}
 		m, err := i.ask(s, "PLAY", "Range: "+formatNPT(s.stream.Position(), s.end)+"\r\n")
@@ -109,9 +119,12 @@ func (i *Interceptor) goodbye(s *session) {
 			return
 		}
 		defer s.leave()
-		if s.stage == playing {
+		switch s.now() {
+		case playing:
 			s.halt()
 			s.become(finished, nil, "the upstream said goodbye")
+		case fanned:
+			i.goodbyeLive(s)
 		}
 	})
 }

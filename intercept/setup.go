@@ -123,7 +123,7 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 		p.close(nil)
 		return
 	}
-	d := &media{url: ex.URI, tap: t, watch: &watch{epoch: t.epoch}}
+	d := &media{url: ex.URI, tap: t, watch: &watch{}}
 	var chosen *offer
 	m.Edit("Transport", func(choice string) string {
 		switch {
@@ -144,7 +144,7 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 	})
 	if chosen != nil {
 		d.relay = chosen.relay
-		if t.cfg.Movies.any() {
+		if t.takes() {
 			d.watch.observe(d.relay)
 		}
 	}

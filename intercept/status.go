@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"rtspshim/engine"
+	"rtspshim/engine/live"
 )
 
 // Status is what the shim knows of a session, as it is now.
@@ -17,6 +18,7 @@ type Status struct {
 	Packets    uint64             // RTP and RTCP, to the client; those of multicast are not seen
 	Octets     uint64             //
 	Movie      engine.StreamStats // what of it came from the engine
+	Live       live.MemberStats   // what of it came from the session's group
 	Took       time.Duration      // from the answer to PLAY to the engine's first packet; 0 if none
 }
 
@@ -34,6 +36,10 @@ func (i *Interceptor) Status() []Status {
 // status is a snapshot; s.mu is held.
 func (s *session) status() Status {
 	st := Status{ID: s.id, URL: s.url, Client: s.client.String(), Path: s.stage.String(), Why: s.why, Movie: s.total, Took: s.took}
+	fan := s.fed.sent
+	if s.member != nil {
+		fan.Add(s.member.Stats())
+	}
 	if s.stream != nil {
 		st.Movie.Add(s.stream.Stats())
 	}
@@ -47,7 +53,8 @@ func (s *session) status() Status {
 			st.Packets, st.Octets = st.Packets+m.channels.packets.Load(), st.Octets+m.channels.octets.Load()
 		}
 	}
-	st.Packets, st.Octets = st.Packets+st.Movie.Packets, st.Octets+st.Movie.Octets
+	st.Packets, st.Octets = st.Packets+st.Movie.Packets+fan.Packets, st.Octets+st.Movie.Octets+fan.Octets
+	st.Live = fan
 	return st
 }
 

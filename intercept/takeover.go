@@ -18,10 +18,14 @@ const (
 	relayed  stage = iota // the upstream's packets go to the client
 	playing               // the engine sends; the upstream is paused
 	paused                // the client has paused as well
+	fanned                // live: the session's group sends; the upstream is paused, or leads
+	idle                  // the client has paused as well, or leaves
 	finished              // the engine has sent the last packet; the upstream stands at its end too
 )
 
-func (s stage) String() string { return [...]string{"relay", "movie", "movie", "movie"}[s] }
+func (s stage) String() string {
+	return [...]string{"relay", "movie", "movie", "live", "live", "movie"}[s]
+}
 
 // takeover is a session's movie. Whoever holds the turn may change it; stage
 // and stream are changed under session.mu too, for those who only look.
@@ -48,6 +52,7 @@ type takeover struct {
 	silenced time.Time           // when it came; zero while the upstream plays
 	stopped  time.Time           // when the client paused
 	total    engine.StreamStats  // of the streams before this one
+	fed
 }
 
 // track is one Media's numbering.
@@ -89,6 +94,13 @@ func (s *session) enter(ctx context.Context) bool {
 
 func (s *session) leave() { <-s.turn }
 
+// now is the stage. Beside whoever has the turn, the session's end may change it.
+func (s *session) now() stage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stage
+}
+
 // become changes the stage; the caller has the turn.
 func (s *session) become(to stage, stream *engine.Stream, why string) {
 	s.mu.Lock()
@@ -109,6 +121,9 @@ func (i *Interceptor) stays(s *session, why string) {
 // movie that the URL names. The caller has the turn.
 func (i *Interceptor) startProof(s *session, url string, from, end time.Duration) {
 	name := i.cfg.Movies.find(url)
+	if name == "" {
+		i.startLive(s)
+	}
 	if name == "" || s.relayOnly != "" || !s.onePath() {
 		if name != "" && s.relayOnly != "" {
 			i.stays(s, s.relayOnly)
@@ -118,10 +133,16 @@ func (i *Interceptor) startProof(s *session, url string, from, end time.Duration
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel, s.end = cancel, end
 	feed := make(chan engine.Seen, feedPackets)
-	for n, m := range s.medias {
-		m.watch.index = n
-		m.watch.setFeed(feed)
-	}
+	s.setFeed(func(media int, packets [][]byte, rtcp bool, at time.Time) {
+		for _, p := range packets {
+			if seen, ok := engine.See(media, p, at.Sub(i.epoch)); ok && !rtcp {
+				select {
+				case feed <- seen:
+				default: // the proof is behind; it bears gaps
+				}
+			}
+		}
+	})
 	began := time.Now()
 	i.work.Go(func() {
 		defer cancel()
@@ -139,11 +160,7 @@ func (i *Interceptor) startProof(s *session, url string, from, end time.Duration
 // be closed.
 func (i *Interceptor) prove(ctx context.Context, s *session, name string, from time.Duration, feed <-chan engine.Seen, began time.Time) (*hint.File, error) {
 	medias := s.media()
-	defer func() {
-		for _, m := range medias {
-			m.watch.setFeed(nil)
-		}
-	}()
+	defer s.setFeed(nil)
 	file, err := i.cfg.Engine.OpenMovie(name)
 	if err != nil {
 		return nil, err
@@ -350,16 +367,22 @@ func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.P
 // silence pauses the upstream and keeps its answer for the client's own
 // PAUSE. An upstream that refuses goes on sending to nobody.
 func (i *Interceptor) silence(s *session) {
+	if err := i.pause(s); err != nil {
+		i.log.Warn("upstream cannot be paused, it goes on sending to nobody", "session", s.short(), "err", err)
+	}
+}
+
+func (i *Interceptor) pause(s *session) error {
 	m, err := i.ask(s, "PAUSE", "")
 	if err == nil && !m.OK() {
 		err = errors.New(m.StartLine())
 	}
 	if err != nil {
 		s.held, s.silenced = nil, time.Time{}
-		i.log.Warn("upstream cannot be paused, it goes on sending to nobody", "session", s.short(), "err", err)
-		return
+		return err
 	}
 	s.held, s.silenced = m, time.Now()
+	return nil
 }
 
 // resync makes the upstream play from where the engine stands, unheard, and
@@ -436,7 +459,7 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 	s.mu.Lock()
 	over := s.over
 	s.mu.Unlock()
-	if over || s.stream != stream || s.stage != playing || errors.Is(err, engine.ErrWrite) {
+	if over || s.stream != stream || s.now() != playing || errors.Is(err, engine.ErrWrite) {
 		return // the session has ended, or does with its connection
 	}
 	s.halt()

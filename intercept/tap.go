@@ -21,6 +21,7 @@ type tap struct {
 	sdp      string        // of the last DESCRIBE; upstream side only
 	channels *[256]channel // interleaved Media by channel; upstream side only
 	heard    atomic.Int64  // unix nanoseconds of the client's last frame
+	hushed   atomic.Bool   // the client's frames are kept from the upstream
 }
 
 // Open watches a new connection.
@@ -48,7 +49,7 @@ func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
 	case ex.Method == "SETUP":
 		t.answerSetup(ex, m)
 		return
-	case ex.Method == "DESCRIBE" && m.OK() && t.cfg.Movies.any():
+	case ex.Method == "DESCRIBE" && m.OK() && t.takes():
 		t.sdp = string(m.Body())
 		return
 	}
@@ -131,6 +132,9 @@ func (t *tap) Close() {
 // ClientFrames passes on what the client sends interleaved.
 func (t *tap) ClientFrames(frames []byte) []byte {
 	t.heard.Store(time.Now().UnixNano())
+	if t.hushed.Load() {
+		return frames[:0]
+	}
 	return frames
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rtspshim/engine"
+	"rtspshim/engine/live"
 	"rtspshim/engine/relay"
 )
 
@@ -14,25 +15,29 @@ import (
 // interleaved frames. It feeds a proof under way, knows exactly what was
 // passed on, and holds the upstream's packets back once the engine sends.
 type watch struct {
-	index int       // of the Media in its session
-	epoch time.Time // of Seen.At
+	index int // of the Media in its session
 
 	mu      sync.Mutex
-	feed    chan<- engine.Seen // a proof under way
-	held    bool               // packets are held back
-	seen    bool               // something came: up, ssrc, upTime hold
-	passed  bool               // something was passed on: last holds
-	up      uint16             // sequence number of the upstream's last packet
-	last    uint16             // of the last one passed on, as the client knows it
-	halted  uint16             // last, when the engine stopped
-	packets uint32             // passed on
-	octets  uint32             // of payload, RFC 3550 §6.4.1
-	shift   shift              // added to what is passed on
+	feed    feed   // whoever else looks at the packets
+	held    bool   // packets are held back
+	seen    bool   // something came: up, ssrc, upTime hold
+	passed  bool   // something was passed on: last holds
+	up      uint16 // sequence number of the upstream's last packet
+	last    uint16 // of the last one passed on, as the client knows it
+	halted  uint16 // last, when the engine stopped
+	packets uint32 // passed on
+	octets  uint32 // of payload, RFC 3550 §6.4.1
+	again   bool   // the next packet follows the last one, if it is not later anyway
+	shift   shift  // added to what is passed on
 	report  report
 	senders [][]byte                             // scratch
 	counts  func() (rtp, packets, octets uint32) // for reports, while the engine sends
 	bye     func()                               // called once when the upstream says goodbye
 }
+
+// feed is shown a Media's packets as they come from the upstream, which are on
+// loan.
+type feed func(media int, packets [][]byte, rtcp bool, at time.Time)
 
 // shift is what a client's numbers have run ahead of the upstream's.
 type shift struct {
@@ -54,6 +59,9 @@ type report struct {
 func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.feed != nil {
+		w.feed(w.index, packets, false, at)
+	}
 	for _, p := range packets {
 		if len(p) < 12 || p[0]>>6 != 2 {
 			continue
@@ -62,16 +70,11 @@ func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 		if !w.seen || int16(seq-w.up) > 0 {
 			w.up, w.seen = seq, true
 		}
-		if w.feed != nil {
-			if s, ok := engine.See(w.index, p, at.Sub(w.epoch)); ok {
-				select {
-				case w.feed <- s:
-				default: // the proof is behind; it bears gaps
-				}
-			}
-		}
 		if w.held {
 			continue
+		}
+		if w.again {
+			w.followOn(seq)
 		}
 		if w.shift != (shift{}) {
 			seq += w.shift.seq
@@ -100,6 +103,9 @@ const (
 func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.feed != nil {
+		w.feed(w.index, [][]byte{p}, true, at)
+	}
 	bye, senders := false, w.senders[:0]
 	for rest := p; len(rest) >= 4; {
 		n := 4 * (int(binary.BigEndian.Uint16(rest[2:])) + 1)
@@ -171,10 +177,13 @@ func (w *watch) hold(on bool) {
 	w.held = on
 }
 
-func (w *watch) setFeed(feed chan<- engine.Seen) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.feed = feed
+// setFeed shows the packets of all Medias to feed from now on; nil ends it.
+func (s *session) setFeed(to feed) {
+	for n, m := range s.media() {
+		m.watch.mu.Lock()
+		m.watch.index, m.watch.feed = n, to
+		m.watch.mu.Unlock()
+	}
 }
 
 // state is a snapshot.
@@ -199,6 +208,29 @@ func (w *watch) shiftTo(time uint32) {
 	w.shift = shift{w.last - w.up, time}
 }
 
+// follow has the upstream's next packet, whose numbers are not known yet, follow
+// the client's last one.
+func (w *watch) follow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.again = true
+}
+
+// followFrom is follow for a packet whose number has been told.
+func (w *watch) followFrom(seq uint16) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.followOn(seq)
+}
+
+// followOn leaves numbers alone that have gone on by themselves.
+func (w *watch) followOn(seq uint16) {
+	w.again = false
+	if w.passed && int16(seq+w.shift.seq-w.last) <= 0 {
+		w.shift.seq = w.last + 1 - seq
+	}
+}
+
 // retime corrects by how much timestamps are moved.
 func (w *watch) retime(time uint32) {
 	w.mu.Lock()
@@ -214,6 +246,13 @@ func (w *watch) next(seq uint16) {
 	if w.last == w.halted {
 		w.shift.seq = w.last + 1 - seq
 	}
+}
+
+// went notes what a group has sent in the relay's place.
+func (w *watch) went(at live.MemberMedia) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last, w.packets, w.octets = at.Last, at.Packets, at.Octets
 }
 
 // count has reports that pass while packets are held back say what the engine

@@ -1,0 +1,133 @@
+package live
+
+import "time"
+
+// Mapping is how a Media's numbers of one kind become those of another: what
+// is added, and the SSRC they have then.
+type Mapping struct {
+	SSRC uint32
+	Seq  uint16
+	Time uint32
+}
+
+const (
+	matchWindow = 64   // a Source's last packets of a Media, as far as they are compared
+	matchMost   = 16   // places where they may be, compared at most
+	followSeq   = 2000 // packets that may be missing for known numbers to be believed
+	followTime  = time.Second
+)
+
+// match finds where the packets of from stand in l: for each Media, the one way
+// in which at least need of them are the same and none differs. why names what
+// is missing.
+func (l *log) match(from *log, need int) (maps []Mapping, why string) {
+	for n := range l.medias {
+		m, why := l.matchMedia(from, n, need)
+		if why != "" {
+			return nil, why
+		}
+		maps = append(maps, m)
+	}
+	return maps, ""
+}
+
+func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string) {
+	ours, theirs := l.medias[media], from.medias[media]
+	if !ours.started || !theirs.started {
+		return found, "a media is silent"
+	}
+	if own := (Mapping{SSRC: theirs.ssrc}); ours.ssrc == theirs.ssrc && l.agree(from, media, own, need) {
+		return own, "" // the very same numbers cannot be chance
+	}
+	fits, tried := 0, 0
+	for back := uint16(0); back < matchWindow; back += 4 { // the newest packet that both have
+		t := from.find(media, theirs.seq-back)
+		if t == nil {
+			continue
+		}
+		for n := l.tail; n < l.head && tried < matchMost; n++ {
+			e := l.entry(n)
+			if int(e.media) != media || e.rtcp || !e.same(t) {
+				continue
+			}
+			tried++
+			m := Mapping{ours.ssrc, e.seq - t.seq, e.time - t.time}
+			if !l.agree(from, media, m, need) {
+				continue
+			}
+			found = m
+			fits++
+		}
+		if fits > 0 {
+			break
+		}
+	}
+	switch {
+	case fits == 1:
+		return found, ""
+	case fits > 1:
+		return found, "packets fit in several ways"
+	case tried > 0:
+		return found, "too few packets agree"
+	}
+	return found, "no packet is the same"
+}
+
+// agree says whether enough of a Media's last packets are those of l by m, and
+// none is another.
+func (l *log) agree(from *log, media int, m Mapping, need int) bool {
+	same := 0
+	for back := range uint16(matchWindow) {
+		t := from.find(media, from.medias[media].seq-back)
+		if t == nil {
+			continue
+		}
+		e := l.find(media, t.seq+m.Seq)
+		if e == nil {
+			continue // lost, or not here yet
+		}
+		if !e.same(t) || e.time != t.time+m.Time {
+			return false
+		}
+		same++
+	}
+	return same >= need
+}
+
+// follow numbers a Source that has no packet in common with l to go on behind
+// it: as it was known to be numbered, if that can be, and else without a step.
+func (l *log) follow(from *log, known []Mapping, rates []uint32) []Mapping {
+	maps := make([]Mapping, len(l.medias))
+	for n, m := range l.medias {
+		first := from.oldest(n)
+		if first == nil {
+			maps[n] = Mapping{SSRC: m.ssrc}
+			if known != nil {
+				maps[n] = known[n]
+			}
+			continue
+		}
+		past := first.at.Sub(m.at)
+		ticks := uint32(int64(past) * int64(rates[n]) / int64(time.Second))
+		if known != nil {
+			k := known[n]
+			lost := int16(first.seq + k.Seq - m.seq)
+			moved := time.Duration(int64(int32(first.time+k.Time-m.time))) * time.Second / time.Duration(max(rates[n], 1))
+			if k.SSRC == m.ssrc && lost > 0 && lost < followSeq && (moved-past).Abs() < followTime {
+				maps[n] = k
+				continue
+			}
+		}
+		maps[n] = Mapping{m.ssrc, m.seq + 1 - first.seq, m.time + ticks - first.time}
+	}
+	return maps
+}
+
+func (l *log) oldest(media int) *entry {
+	for n := l.tail; n < l.head; n++ {
+		if e := l.entry(n); int(e.media) == media && !e.rtcp {
+			return e
+		}
+	}
+	return nil
+}

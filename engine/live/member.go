@@ -1,0 +1,370 @@
+package live
+
+import (
+	"encoding/binary"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"rtspshim/engine/wire"
+)
+
+// Outlet is where a Member's datagrams of a Media go, RTP (0) or RTCP (1).
+type Outlet interface {
+	Outlet(kind int) (wire.Conn, *wire.Dest)
+}
+
+// Writer takes whole interleaved frames; it may block.
+type Writer interface {
+	WriteFrames(frames net.Buffers) error
+}
+
+// MemberSpec describes a viewer.
+type MemberSpec struct {
+	Medias []MemberMedia // in the order of the Group's
+	TCP    Writer        // nil for datagrams
+}
+
+// MemberMedia is a viewer's view of one Media.
+type MemberMedia struct {
+	Mapping                // the Group's numbers to the viewer's
+	Last            uint16 // packet the viewer has, in its own numbers
+	LastTime        uint32 // its timestamp
+	Packets, Octets uint32 // sent before, for the reports
+	Outlet          Outlet // datagrams
+	RTP, RTCP       uint8  // channels, on a connection
+}
+
+// MemberStats counts what a Member was sent.
+type MemberStats struct {
+	Packets, Octets uint64 // RTP; octets of payload
+	Dropped         uint64 // packets a slow connection had to do without
+}
+
+// Add sums up.
+func (a *MemberStats) Add(b MemberStats) {
+	a.Packets, a.Octets, a.Dropped = a.Packets+b.Packets, a.Octets+b.Octets, a.Dropped+b.Dropped
+}
+
+// Member is a viewer fed by a Group.
+type Member struct {
+	g    *Group
+	spec MemberSpec
+	tcp  bool
+
+	// Of whoever sends, Send or the Member's goroutine, under Group.mu.
+	same  []bool // by Media: the Group's own numbers
+	lost  []bool // by Media: until its next key frame
+	at    uint64 // of the log, sent next
+	since uint64 // where the log stood when it joined
+
+	packets, octets, dropped atomic.Uint64
+
+	bell chan struct{} // connections: holds one ring
+	gone atomic.Bool
+	done chan struct{} // closed when the goroutine has ended
+}
+
+// Join adds a viewer, who is sent what follows the last packets it has.
+func (g *Group) Join(spec MemberSpec) *Member {
+	n := len(spec.Medias)
+	m := &Member{g: g, spec: spec, tcp: spec.TCP != nil, same: make([]bool, n), lost: make([]bool, n),
+		bell: make(chan struct{}, 1), done: make(chan struct{})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m.at, m.since = g.log.head, g.log.head
+	for n := range spec.Medias {
+		to := &spec.Medias[n]
+		m.same[n] = to.Seq == 0 && to.Time == 0 && to.SSRC == g.log.medias[n].ssrc
+		if at := g.log.behind(n, to.Last-to.Seq); at > 0 {
+			m.at = min(m.at, at)
+		}
+	}
+	if g.closed {
+		m.gone.Store(true)
+		close(m.done)
+		return m
+	}
+	g.members = append(g.members, m)
+	if m.tcp {
+		m.ring()
+		g.cfg.Go(m.write)
+		return m
+	}
+	close(m.done)
+	g.udp = append(g.udp, m)
+	g.cfg.Wake()
+	return m
+}
+
+// leaveWait is how long Leave waits for a connection that does not take what it
+// is being written.
+const leaveWait = 500 * time.Millisecond
+
+// Leave ends a Member. When it returns, nothing more is sent but what a
+// connection has been too slow to take. It returns the last packets sent, in
+// the viewer's numbers.
+func (m *Member) Leave() []MemberMedia {
+	g := m.g
+	g.mu.Lock()
+	g.members, g.udp = without(g.members, m), without(g.udp, m)
+	g.mu.Unlock()
+	m.stop()
+	timer := time.NewTimer(leaveWait)
+	defer timer.Stop()
+	select {
+	case <-m.done:
+	case <-timer.C:
+	}
+	return m.State()
+}
+
+// State is where the viewer stands.
+func (m *Member) State() []MemberMedia {
+	m.g.mu.Lock() // Send holds it to read
+	defer m.g.mu.Unlock()
+	return append([]MemberMedia(nil), m.spec.Medias...)
+}
+
+// Stats returns the counters as they are now.
+func (m *Member) Stats() MemberStats {
+	return MemberStats{m.packets.Load(), m.octets.Load(), m.dropped.Load()}
+}
+
+func without(list []*Member, m *Member) []*Member {
+	rest := make([]*Member, 0, len(list))
+	for _, other := range list {
+		if other != m {
+			rest = append(rest, other)
+		}
+	}
+	return rest
+}
+
+func (m *Member) stop() {
+	m.gone.Store(true)
+	m.ring()
+}
+
+func (m *Member) ring() {
+	select {
+	case m.bell <- struct{}{}:
+	default:
+	}
+}
+
+// joined is how many packets may come before what a new Member has already is
+// certain to be past.
+const joined = 1024
+
+// wants says whether the n-th packet of the log is for the viewer.
+func (m *Member) wants(n uint64, e *entry) bool {
+	to := &m.spec.Medias[e.media]
+	if e.rtcp {
+		return n >= m.since
+	}
+	return n >= m.since+joined || int16(e.seq+to.Seq-to.Last) > 0
+}
+
+// sent notes packets on their way.
+func (m *Member) sent(e *entry, count, octets int) {
+	to := &m.spec.Medias[e.media]
+	if seq := e.seq + to.Seq; int16(seq-to.Last) > 0 {
+		to.Last, to.LastTime = seq, e.time+to.Time
+	}
+	to.Packets += uint32(count)
+	to.Octets += uint32(octets)
+	m.packets.Add(uint64(count))
+	m.octets.Add(uint64(octets))
+}
+
+// report is an RTCP packet of the log as the viewer is to see it.
+func (m *Member) report(e *entry, p []byte) {
+	to := &m.spec.Medias[e.media]
+	copy(p, m.g.log.bytes(e))
+	renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
+}
+
+// burst is how many packets a viewer is sent before the next one's turn.
+const burst = 32
+
+// Send sends to all Members whose datagrams go through out what they have not
+// had yet. It is called by one thread.
+func (g *Group) Send(out *wire.Batch) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	defer out.Flush() // the log does not move before
+	for more := true; more; {
+		more = false
+		for _, m := range g.udp {
+			if m.at < g.log.tail {
+				m.dropped.Add(g.log.tail - m.at)
+				m.at = g.log.tail
+			}
+			more = m.send(out) || more
+		}
+	}
+}
+
+// send sends a burst and tells whether there is more.
+func (m *Member) send(out *wire.Batch) bool {
+	l := m.g.log
+	for left := burst; left > 0 && m.at < l.head; {
+		e := l.entry(m.at)
+		if !m.wants(m.at, e) {
+			m.at++
+			continue
+		}
+		to := &m.spec.Medias[e.media]
+		kind := 0
+		if e.rtcp {
+			kind = 1
+		}
+		conn, dest := to.Outlet.Outlet(kind)
+		switch {
+		case dest == nil:
+			m.at++
+		case e.rtcp:
+			p := make([]byte, e.size)
+			m.report(e, p)
+			out.Add(conn, dest, p)
+			m.at++
+		case m.same[e.media]:
+			count, octets := m.run(left)
+			size := int(e.size)
+			last := l.entry(m.at + uint64(count) - 1)
+			out.AddRun(conn, dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
+			m.sent(last, count, octets-count*rtpHeader)
+			m.at += uint64(count)
+			left -= count
+		default:
+			h := m.g.headers[m.g.header][:]
+			m.g.header = (m.g.header + 1) % sendHeaders
+			p := l.bytes(e)
+			h[0], h[1] = p[0], p[1]
+			put(h, e.seq+to.Seq, e.time+to.Time, to.SSRC)
+			out.Add(conn, dest, h, p[rtpHeader:])
+			m.sent(e, 1, len(p)-rtpHeader)
+			m.at++
+			left--
+		}
+	}
+	return m.at < l.head
+}
+
+// run is how many packets from the one at hand leave as they lie: of one Media
+// and one size, the last perhaps shorter.
+func (m *Member) run(most int) (count, octets int) {
+	l := m.g.log
+	first := l.entry(m.at)
+	count, octets = 1, int(first.size)
+	for before := first; count < most && m.at+uint64(count) < l.head; count++ {
+		n := m.at + uint64(count)
+		e := l.entry(n)
+		if e.media != first.media || e.rtcp || e.pos != before.pos+uint64(before.size) || e.size > first.size ||
+			before.size < first.size || !m.wants(n, e) {
+			break
+		}
+		octets += int(e.size)
+		before = e
+	}
+	return count, octets
+}
+
+const (
+	writeBytes = 128 << 10               // in one write to a connection, about
+	lagMost    = 1500 * time.Millisecond // behind which a connection is slow
+	frameHead  = 4                       // $, channel, length (RFC 2326 §10.12)
+)
+
+// write is the goroutine of a Member on a connection.
+func (m *Member) write() {
+	defer close(m.done)
+	var b []byte
+	for range m.bell {
+		for {
+			if b = m.gather(b[:0]); len(b) == 0 {
+				break
+			}
+			if m.spec.TCP.WriteFrames(net.Buffers{b}) != nil {
+				return // the connection ends, and the session knows
+			}
+		}
+		if m.gone.Load() {
+			return
+		}
+	}
+}
+
+// gather appends what is to be written next.
+func (m *Member) gather(b []byte) []byte {
+	g := m.g
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	l := g.log
+	if m.gone.Load() {
+		return b
+	}
+	m.catchUp()
+	for ; m.at < l.head && len(b) < writeBytes; m.at++ {
+		e := l.entry(m.at)
+		if !m.wants(m.at, e) || m.leaveOut(e) {
+			continue
+		}
+		to := &m.spec.Medias[e.media]
+		channel := to.RTP
+		if e.rtcp {
+			channel = to.RTCP
+		}
+		b = append(b, '$', channel, 0, 0)
+		binary.BigEndian.PutUint16(b[len(b)-2:], uint16(e.size))
+		b = append(b, l.bytes(e)...)
+		p := b[len(b)-int(e.size):]
+		if e.rtcp {
+			m.report(e, p)
+			continue
+		}
+		put(p, e.seq+to.Seq, e.time+to.Time, to.SSRC)
+		m.sent(e, 1, len(p)-rtpHeader)
+	}
+	return b
+}
+
+// catchUp lets a connection that is slow lose whole frames of every Media whose
+// key frames are known, and all that is out of the log.
+func (m *Member) catchUp() {
+	l := m.g.log
+	slow := m.at < l.tail
+	if slow {
+		m.dropped.Add(l.tail - m.at)
+		m.at = l.tail
+	}
+	if m.at < l.head {
+		e := l.entry(m.at)
+		slow = slow || l.entry(l.head-1).at.Sub(e.at) > lagMost || l.pos-e.pos > logBytes/2
+	}
+	if !slow {
+		return
+	}
+	for n := range m.lost {
+		m.lost[n] = isKnown(m.g.cfg.Medias[n].Codec)
+	}
+}
+
+// leaveOut drops the packets of a Media up to the newest key frame, from the
+// next frame on.
+func (m *Member) leaveOut(e *entry) bool {
+	if !m.lost[e.media] || e.rtcp {
+		return false
+	}
+	at, to := m.g.log.medias[e.media], &m.spec.Medias[e.media]
+	if e.time+to.Time == to.LastTime { // the rest of a frame that is begun
+		return false
+	}
+	if at.key == 0 || m.at+1 < at.key {
+		m.dropped.Add(1)
+		return true
+	}
+	m.lost[e.media] = false
+	return false
+}

@@ -1,0 +1,7 @@
+//go:build e2e
+
+package intercept
+
+import "time"
+
+const churnTime = 5 * time.Minute
