@@ -133,6 +133,12 @@ const goodbyeTime = 300 * time.Millisecond
 
 // closeMedias closes relays once the upstream's goodbye has had its time.
 func (i *Interceptor) closeMedias(medias []*media) {
+	for _, m := range medias {
+		m.watch.hold(true)
+		if m.relay != nil {
+			m.relay.Mute(true) // but for the goodbye
+		}
+	}
 	i.work.Go(func() {
 		timer := time.NewTimer(goodbyeTime)
 		defer timer.Stop()

@@ -39,7 +39,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "map", EnvVars: []string{"SHIM_MAP"}, Usage: "movie file of URLs whose path matches, tried before --movies; * in FILE is the path: `PATTERN=FILE`"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "as-hinted", EnvVars: []string{"SHIM_AS_HINTED"}, Usage: "send movies at the times their hints say, bunched or not"}),
 	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
-	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "auto", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "off", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "overload", EnvVars: []string{"SHIM_OVERLOAD"}, Value: "relay", Usage: "movies that the engine has no room for: relay, refuse (453)"}),
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken with the first movie: `MIB`"}),

@@ -72,7 +72,9 @@ func (p *PortPairs) Open(local netip.Addr, odd bool, offsets ...int) ([]Conn, er
 		if last = err; !errors.Is(err, syscall.EADDRINUSE) {
 			return nil, err
 		}
-		p.jump()
+		if count > portTries {
+			p.jump()
+		}
 	}
 	return nil, fmt.Errorf("%w on %v: %w", ErrNoPorts, local, last)
 }
