@@ -163,7 +163,7 @@ func (t *tap) Alone(ex *proxy.Exchange) {
 	case "TEARDOWN":
 		t.end(s, "torn down, the upstream gone")
 		ex.Answer("200 OK")
-	case "OPTIONS", "GET_PARAMETER", "SET_PARAMETER":
+	case "OPTIONS", "GET_PARAMETER", "SET_PARAMETER": //nolint:usestdlibvars // RTSP is not HTTP
 		ex.Answer("200 OK")
 	}
 }

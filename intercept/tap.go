@@ -73,10 +73,10 @@ func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
 		return
 	}
 	t.attach(s, ex)
-	switch {
-	case ex.Method == "PLAY" || ex.Method == "RECORD":
+	switch ex.Method {
+	case "PLAY", "RECORD":
 		s.plays(ex.URI, ex.Method == "RECORD")
-	case ex.Method == "TEARDOWN":
+	case "TEARDOWN":
 		if one, all := s.tearDown(ex.URI); all {
 			t.detach(s)
 			t.end(s, "torn down")
