@@ -44,6 +44,7 @@ func sameThroughShim(t *testing.T, s source) {
 	for _, client := range clients {
 		for _, transport := range transports {
 			t.Run(client.Name+"/"+string(transport), func(t *testing.T) {
+				client.Need(t)
 				if !s.live || s.Name != "gst" { // whose live clients disturb each other's timestamps when they join
 					t.Parallel()
 				} else {
