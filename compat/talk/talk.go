@@ -184,7 +184,9 @@ func (t *talk) connection(name string) error {
 	t.conns[name], t.on = c, c
 	t.order = append(t.order, name)
 	if addr, err := netip.ParseAddrPort(c.socket.RemoteAddr().String()); err == nil {
+		t.mutex.Lock() // ports opened before are being read
 		t.server = addr.Addr().Unmap()
+		t.mutex.Unlock()
 	}
 	if addr, err := netip.ParseAddrPort(c.socket.LocalAddr().String()); err == nil {
 		t.recording.Local = addr.Addr().Unmap().String()
