@@ -103,16 +103,20 @@ type run struct {
 	alone          sync.RWMutex // held for writing by what must have the machine to itself
 	progress       sync.Mutex
 	done, total    int
-	lost           error // the upstream could not be talked to any more
+	lost           error // the upstream could not be talked to
+	gone           bool  // ... and not any more: no use to go on
 }
 
-// lose notes at which point the upstream was first found gone.
-func (r *run) lose(point, why string) {
+// lose notes at which point the upstream was first found gone, and whether it
+// has gone for good.
+func (r *run) lose(ctx context.Context, point, why string) {
+	_, _, err := r.describe(ctx, r.upstream)
 	r.progress.Lock()
 	defer r.progress.Unlock()
 	if r.lost == nil {
 		r.lost = fmt.Errorf("the upstream stopped answering at %s: %s", point, why)
 	}
+	r.gone = r.gone || err != nil
 }
 
 // Run compares. The error is for a configuration that makes no sense or an
@@ -133,7 +137,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	jobs := r.conversations(append(scripts, cfg.Scripts...))
 	jobs = append(jobs, r.players()...)
+	holding, letGo := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	if r.kind == "live" {
+		group.Go(func() { r.hold(holding) })
+	}
 	result.Points = r.all(ctx, jobs)
+	letGo()
+	group.Wait()
 	result.Seconds = time.Since(result.Began).Seconds()
 	return result, errors.Join(ctx.Err(), r.lost)
 }
@@ -228,6 +239,16 @@ func (r *run) sameName(ctx context.Context) error {
 		r.upstream = named
 	}
 	return err
+}
+
+// hold keeps a live stream at hand. Some upstreams make it for the first who
+// asks and take it down behind the last: points would be held with one being
+// made or, as gst-rtsp-server 1.22 does when somebody comes meanwhile, crash it.
+func (r *run) hold(ctx context.Context) {
+	const often = "> DESCRIBE {url}\n> Accept: application/sdp\nagain 200\nlisten 10s\n> OPTIONS {url}\ndone\n"
+	if s, err := script.Parse("hold", []byte(often)); err == nil {
+		talk.Run(ctx, s, r.upstream, r.Bounds)
+	}
 }
 
 // describe returns the answer to a DESCRIBE and the duration of the movie.
@@ -325,12 +346,19 @@ func (r *run) all(ctx context.Context, jobs []job) []Point {
 }
 
 func (r *run) one(ctx context.Context, j *job) {
-	if j.run != nil && ctx.Err() == nil {
+	r.progress.Lock()
+	gone := r.gone
+	r.progress.Unlock()
+	switch {
+	case j.run == nil:
+	case ctx.Err() != nil:
+		j.point.Note = "interrupted"
+	case gone:
+		j.point.Note = "the upstream had stopped answering"
+	default:
 		began := time.Now()
 		j.run(ctx, &j.point)
 		j.point.Seconds = time.Since(began).Seconds()
-	} else if j.run != nil {
-		j.point.Note = "interrupted"
 	}
 	r.progress.Lock()
 	defer r.progress.Unlock()
@@ -355,7 +383,7 @@ func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 	last := rounds[len(rounds)-1]
 	if a, b := last.Direct[0].Failure, last.Direct[1].Failure; a != "" && b != "" {
 		p.Note = "with the upstream: " + a
-		r.lose(p.Name, a)
+		r.lose(ctx, p.Name, a)
 		return
 	}
 	p.Rounds, p.Findings, p.Direct, p.Shim = len(rounds), findings, last.Direct[0], last.Shim

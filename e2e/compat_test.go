@@ -65,6 +65,11 @@ func TestCompat(t *testing.T) {
 					compareWith(t, up, c.path, shim.Addr)
 				})
 			}
+			if c.path == "/live" { // viewers of one stream share a session, those of other points too
+				t.Run("shared", func(t *testing.T) {
+					compareWith(t, up, c.path, testbed.StartShim(t, up, "--live", "auto").Addr)
+				})
+			}
 		})
 	}
 }
@@ -89,8 +94,10 @@ func compareWith(t *testing.T, up testbed.Upstream, path, addr string) {
 		cfg.Publish = "/compat"
 	}
 	r, err := compat.Run(context.Background(), cfg)
-	if err != nil {
+	if r == nil {
 		t.Fatal(err)
+	} else if err != nil {
+		t.Error(err)
 	}
 	var table strings.Builder
 	if err := report.Table(&table, r, true, false); err != nil {
