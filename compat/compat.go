@@ -105,6 +105,7 @@ type run struct {
 	done, total    int
 	lost           error // the upstream could not be talked to
 	gone           bool  // ... and not any more: no use to go on
+	holding        sync.WaitGroup
 }
 
 // lose notes at which point the upstream was first found gone, and whether it
@@ -128,7 +129,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	result := &Result{Upstream: r.upstream.URL, Shim: r.shim.URL, Began: time.Now(), Machine: machine()}
-	if err := r.look(ctx, result); err != nil {
+	holding, letGo := context.WithCancel(ctx)
+	defer r.holding.Wait()
+	defer letGo()
+	if err := r.look(holding, result); err != nil {
 		return nil, err
 	}
 	scripts, err := script.Points()
@@ -137,14 +141,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	jobs := r.conversations(append(scripts, cfg.Scripts...))
 	jobs = append(jobs, r.players()...)
-	holding, letGo := context.WithCancel(ctx)
-	var group sync.WaitGroup
-	if r.kind == "live" {
-		group.Go(func() { r.hold(holding) })
-	}
 	result.Points = r.all(ctx, jobs)
-	letGo()
-	group.Wait()
 	result.Seconds = time.Since(result.Began).Seconds()
 	return result, errors.Join(ctx.Err(), r.lost)
 }
@@ -220,7 +217,7 @@ func (r *run) look(ctx context.Context, result *Result) error {
 // sameName lets direct runs name a live stream as the shim's clients do, if
 // the upstream does not mind: gst-rtsp-server shares a stream only among those
 // who call it by the same host and port, and what is live must be the same
-// stream to be compared.
+// stream to be compared. It is held from then on until ctx ends.
 func (r *run) sameName(ctx context.Context) error {
 	named := r.upstream
 	u, err := url.Parse(r.upstream.URL)
@@ -232,22 +229,28 @@ func (r *run) sameName(ctx context.Context) error {
 		named.Connect += map[bool]string{true: ":322", false: ":554"}[u.Scheme == "rtsps"]
 	}
 	if shim, err := url.Parse(r.shim.URL); err != nil || shim.Scheme != u.Scheme || shim.Path != u.Path {
+		named = r.upstream
+	}
+	r.holding.Go(func() { r.hold(ctx, named) }) // first: the one below lets go of it
+	last, _, err := r.describe(ctx, named)
+	if err != nil {
 		return err
 	}
-	last, _, err := r.describe(ctx, named)
-	if err == nil && last.Status() == 200 {
+	if last.Status() == 200 {
 		r.upstream = named
+	} else {
+		r.holding.Go(func() { r.hold(ctx, r.upstream) })
 	}
-	return err
+	return nil
 }
 
 // hold keeps a live stream at hand. Some upstreams make it for the first who
 // asks and take it down behind the last: points would be held with one being
 // made or, as gst-rtsp-server 1.22 does when somebody comes meanwhile, crash it.
-func (r *run) hold(ctx context.Context) {
+func (r *run) hold(ctx context.Context, t talk.Target) {
 	const often = "> DESCRIBE {url}\n> Accept: application/sdp\nagain 200\nlisten 10s\n> OPTIONS {url}\ndone\n"
 	if s, err := script.Parse("hold", []byte(often)); err == nil {
-		talk.Run(ctx, s, r.upstream, r.Bounds)
+		talk.Run(ctx, s, t, r.Bounds)
 	}
 }
 
