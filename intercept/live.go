@@ -50,7 +50,8 @@ const (
 	joinPause   = 50 * time.Millisecond
 	liftTimeout = 3 * time.Second // for a standby to bring packets
 	liftCandour = 250 * time.Millisecond
-	needLift    = 3 // packets that find again what was matched before
+	liftLook    = 10 * time.Millisecond // between two comparisons
+	needLift    = 3                     // packets that find again what was matched before
 	stallAfter  = 2 * time.Second
 	stallAgain  = 10 * time.Second
 )

@@ -95,9 +95,9 @@ func (i *Interceptor) lift(g *group, b *session, lost bool) (why string) {
 		b.setFeed(nil)
 		return why
 	}
-	timer := time.NewTicker(liftCandour / 10)
+	timer := time.NewTicker(liftLook)
 	defer timer.Stop()
-	for began := time.Now(); ; {
+	for began := time.Now(); !src.Recall(b.known, time.Now()); {
 		maps, why := src.Match(needLift)
 		if why == "" {
 			src.Lead(maps)
