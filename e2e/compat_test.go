@@ -68,7 +68,11 @@ func TestCompat(t *testing.T) {
 			}
 			if c.path == "/live" { // viewers of one stream share a session, those of other points too
 				t.Run("shared", func(t *testing.T) {
-					compareWith(t, up, c.path, testbed.StartShim(t, up, "--live", "auto").Addr)
+					shim := testbed.StartShim(t, up, "--live", "auto")
+					compareWith(t, up, c.path, shim.Addr)
+					if !strings.Contains(shim.Log(), "live, joined") {
+						t.Error("no viewer shared a session")
+					}
 				})
 			}
 		})
