@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/pprof"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,13 @@ import (
 const (
 	inboxSlots = 256 // messages received before they must be sent on
 	socketTurn = 8   // Recv calls for one socket before the others have their turn
+
+	// Go's watchdog takes a processor away from whoever has kept it for 10 ms,
+	// in a system call or not, and then looks every 20 µs for a while whether to
+	// do so again (runtime.sysmon). That it need not, while there is something to
+	// do, a pump gives its own up in time and does not wait for longer.
+	breath    = 8 * time.Millisecond
+	awakeTime = time.Second // after the last packet
 )
 
 // PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
@@ -179,9 +187,22 @@ func (p *pump) run() {
 	p.thread = thread
 	p.mu.Unlock()
 	defer close(p.done)
+	var breathed, busy time.Time
 	for p.serve() {
 		now := time.Now()
-		events, err := p.poller.Wait(p.wait(wire.Forever, now))
+		rest := wire.Forever
+		if now.Sub(busy) < awakeTime {
+			rest = breath
+		}
+		if now.Sub(breathed) >= breath {
+			runtime.Gosched()
+			now = time.Now()
+			breathed = now
+		}
+		events, err := p.poller.Wait(p.wait(rest, now))
+		if len(events) > 0 || p.wheel.n > 0 {
+			busy = now
+		}
 		if err == nil && len(events) > 0 && p.gather > 0 {
 			now = time.Now()
 			if most := p.wait(p.gather, now); most > 0 {
