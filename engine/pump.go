@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"rtspshim/engine/live"
 	"rtspshim/engine/wire"
 )
 
@@ -72,10 +71,10 @@ type pump struct {
 	calls   []func() // to be run between ticks
 	started []*Stream
 	woken   []*Stream
-	out     [2][]*Stream  // started and woken, as run has taken them
-	fans    []*live.Group // with something to send
-	fanned  []*live.Group // run's, of them
-	ticking bool          // fans are looked at without a Wake
+	out     [2][]*Stream // started and woken, as run has taken them
+	fans    []fan        // Groups with something to send
+	fanned  []fan        // run's, of them
+	ticking bool         // fans are looked at without a Wake
 	stopped bool
 	thread  wire.Thread
 	shown   PumpStats // a copy for others to read
@@ -200,7 +199,7 @@ func (p *pump) run() {
 			breathed = now
 		}
 		events, err := p.poller.Wait(p.wait(rest, now))
-		if len(events) > 0 || p.wheel.n > 0 {
+		if len(events) > 0 || p.wheel.n > 0 || len(p.fanned) > 0 {
 			busy = now
 		}
 		if err == nil && len(events) > 0 && p.gather > 0 {
@@ -222,19 +221,23 @@ func (p *pump) run() {
 			now = time.Now()
 		}
 		p.tick(events, now)
-		p.fanOut()
+		p.fanOut(now)
 	}
 	p.abandon()
 }
 
-// wait is how long to wait at most for sockets: until a Stream has something to
-// send.
+// wait is how long to wait at most for sockets: until a Stream or a Group has
+// something to send.
 func (p *pump) wait(most time.Duration, now time.Time) time.Duration {
 	at, ok := p.wheel.next()
+	next := p.epoch.Add(at)
+	if fan, has := p.fanAt(); has && (!ok || fan.Before(next)) {
+		next, ok = fan, true
+	}
 	if !ok {
 		return most
 	}
-	left := max(0, p.epoch.Add(at).Sub(now))
+	left := max(0, next.Sub(now))
 	if most == wire.Forever {
 		return left
 	}
