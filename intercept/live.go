@@ -26,6 +26,8 @@ type group struct {
 	waiting int         // sessions being compared
 	told    bool        // why one could not join was logged
 	refused string      // why none can join
+	joined  bool        // somebody has been seen to get the same
+	alike   bool        // the last one had the group's own numbers
 	tried   time.Time   // when the last promotion ended
 }
 
@@ -42,6 +44,7 @@ type fed struct {
 	member *live.Member
 	known  []live.Mapping   // its upstream's numbers to the group's, as last seen
 	sent   live.MemberStats // by members before this one
+	start  *instant         // while it is to begin in the past; guarded by session.mu
 }
 
 const (
@@ -76,13 +79,16 @@ func (i *Interceptor) startLive(s *session) {
 	switch {
 	case g.lead == nil && len(g.members) == 0:
 		g.lead, s.group = s, g
+		if i.cfg.Instant {
+			i.work.Go(func() { i.fanOf(g) })
+		}
 		return
 	case g.refused != "":
 		return
 	}
 	g.waiting++
 	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
-	s.cancel = cancel
+	s.cancel = func() { cancel(); s.endInstant() }
 	i.work.Go(func() {
 		defer cancel()
 		why := i.join(ctx, s, g)
@@ -101,7 +107,7 @@ func (i *Interceptor) startLive(s *session) {
 // sweep forgets what a group needs no more, and returns what is to be closed
 // once groups.mu, which the caller holds, is free.
 func (i *Interceptor) sweep(g *group) (fan *live.Group) {
-	if g.waiting > 0 || len(g.members) > 0 {
+	if g.waiting > 0 || len(g.members) > 0 || i.cfg.Instant && g.lead != nil {
 		return nil
 	}
 	fan, g.fan = g.fan, nil
@@ -136,7 +142,7 @@ func (i *Interceptor) fanOf(g *group) *live.Group {
 	if n >= maxFans {
 		return nil
 	}
-	fan, err := i.cfg.Engine.OpenGroup(g.lead.liveMedias())
+	fan, err := i.cfg.Engine.OpenGroup(g.lead.liveMedias(), i.cfg.Smooth)
 	if err != nil {
 		return nil
 	}

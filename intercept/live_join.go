@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"rtspshim/engine/live"
@@ -15,13 +16,18 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	var src *live.Source
 	var maps []live.Mapping
 	defer func() {
+		s.endInstant()
 		if s.source == nil {
 			s.setFeed(nil)
 		}
 	}()
+	began := time.Now()
 	for {
 		if i.adopt(ctx, g, s) {
 			return ""
+		}
+		if time.Since(began) > instantWait {
+			s.endInstant()
 		}
 		if now := i.fanOf(g); now == nil {
 			return "too many live streams"
@@ -29,12 +35,13 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 			fan, src = now, now.NewSource(false)
 			s.setFeed(src.Feed)
 		}
-		if maps, why = src.Match(needNew); why == "" {
+		if maps, why = src.Match(i.needed(g)); why == "" {
 			break
 		}
 		select {
 		case <-src.News():
 			time.Sleep(joinPause) // a comparison is not free
+		case <-time.After(instantWait):
 		case <-ctx.Done():
 		}
 		if ctx.Err() == context.Canceled {
@@ -69,6 +76,16 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	}
 	i.log.Info("live, joined", "session", s.short(), "url", s.url)
 	return ""
+}
+
+// needed is how many packets of each Media must be the same.
+func (i *Interceptor) needed(g *group) int {
+	i.groups.mu.Lock()
+	defer i.groups.mu.Unlock()
+	if g.joined {
+		return needLift
+	}
+	return needNew
 }
 
 // adopt makes s the lead of a group that has lost its own before anybody had
@@ -108,7 +125,7 @@ func (i *Interceptor) fan(g *group, s *session, maps []live.Mapping, src *live.S
 		s.pass()
 		return err
 	}
-	var spec live.MemberSpec
+	spec := live.MemberSpec{Begin: s.beginInstant(maps)}
 	if s.medias[0].path == "tcp" {
 		spec.TCP = s.medias[0].tap.conn
 	}
@@ -133,6 +150,7 @@ func (i *Interceptor) fan(g *group, s *session, maps []live.Mapping, src *live.S
 	i.groups.mu.Lock()
 	s.group = g
 	g.members = append(g.members, s)
+	g.joined, g.alike = true, !slices.ContainsFunc(maps, func(m live.Mapping) bool { return m.Seq != 0 || m.Time != 0 })
 	i.groups.mu.Unlock()
 	if over {
 		i.drop(s)

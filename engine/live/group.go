@@ -28,6 +28,7 @@ type Media struct {
 // Config sets up a Group.
 type Config struct {
 	Medias []Media
+	Smooth bool             // big frames leave over half of their interval, as far as datagrams go
 	Wake   func()           // has Send called soon, on its thread
 	Go     func(run func()) // starts a goroutine: one for each Member on a connection
 }
@@ -48,7 +49,8 @@ type Group struct {
 	udp     []*Member // of them, those that Send serves
 	rung    time.Time // when Members on connections were last told of packets
 
-	headers [sendHeaders][rtpHeader]byte // for Send
+	smooth  smoother                     // for Send
+	headers [sendHeaders][rtpHeader]byte // likewise
 	header  int
 	last    atomic.Int64 // unix nanoseconds of the last packet
 }
@@ -63,6 +65,7 @@ func Open(c Config) *Group {
 	for _, m := range c.Medias {
 		g.rates = append(g.rates, m.Rate)
 	}
+	g.smooth.frames = make([]frame, len(c.Medias))
 	g.last.Store(time.Now().UnixNano())
 	return g
 }

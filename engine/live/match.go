@@ -11,9 +11,10 @@ type Mapping struct {
 }
 
 const (
-	matchWindow = 64   // a Source's last packets of a Media, as far as they are compared
-	matchMost   = 16   // places where they may be, compared at most
-	followSeq   = 2000 // packets that may be missing for known numbers to be believed
+	matchWindow = 64              // a Source's last packets of a Media, as far as they are compared
+	matchMost   = 16              // places where they may be, compared at most
+	matchApart  = 3 * time.Second // between one upstream session's packet and another's: what repeats may look the same
+	followSeq   = 2000            // packets that may be missing for known numbers to be believed
 	followTime  = time.Second
 )
 
@@ -47,7 +48,7 @@ func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string)
 		}
 		for n := l.tail; n < l.head && tried < matchMost; n++ {
 			e := l.entry(n)
-			if int(e.media) != media || e.rtcp || !e.same(t) {
+			if int(e.media) != media || e.rtcp || !e.same(t) || e.at.Sub(t.at).Abs() > matchApart {
 				continue
 			}
 			tried++
