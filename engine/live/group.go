@@ -30,7 +30,7 @@ type Config struct {
 	Medias []Media
 	Smooth bool             // big frames leave over half of their interval, as far as datagrams go
 	Wake   func()           // has Send called soon, on its thread
-	Go     func(run func()) // starts a goroutine: one for each Member on a connection
+	Go     func(run func()) // starts a goroutine, for Members on connections
 }
 
 // Group is a live stream and its viewers. Its methods may be called from
@@ -39,15 +39,17 @@ type Group struct {
 	cfg   Config
 	rates []uint32
 
-	mu      sync.RWMutex // held to read while packets are on loan to the kernel
-	log     *log
-	source  *Source
-	bye     []byte // the Source's last goodbye, and of which Media
-	byeOf   int
-	closed  bool
-	members []*Member // all
-	udp     []*Member // of them, those that Send serves
-	rung    time.Time // when Members on connections were last told of packets
+	mu     sync.RWMutex // held to read while packets are on loan to the kernel
+	log    *log
+	source *Source
+	bye    []byte // the Source's last goodbye, and of which Media
+	byeOf  int
+	closed bool
+	udp    []*Member // Members that Send serves
+	tcp    []*Member // and those on connections; nil before the first
+	rung   time.Time // when those were last told of packets
+
+	bell chan struct{} // holds one ring, for writeAll
 
 	smooth  smoother                     // for Send
 	headers [sendHeaders][rtpHeader]byte // likewise
@@ -61,7 +63,7 @@ const sendHeaders = 8192
 
 // Open makes a Group without Source or Members.
 func Open(c Config) *Group {
-	g := &Group{cfg: c, log: newLog(len(c.Medias), true)}
+	g := &Group{cfg: c, log: newLog(len(c.Medias), true), bell: make(chan struct{}, 1)}
 	for _, m := range c.Medias {
 		g.rates = append(g.rates, m.Rate)
 	}
@@ -74,11 +76,18 @@ func Open(c Config) *Group {
 // but what a connection is being written.
 func (g *Group) Close() {
 	g.mu.Lock()
-	members := g.members
-	g.members, g.udp, g.source, g.closed = nil, nil, nil, true
+	for _, m := range append(g.udp, g.tcp...) {
+		m.gone = true
+	}
+	g.udp, g.tcp, g.source, g.closed = nil, nil, nil, true
 	g.mu.Unlock()
-	for _, m := range members {
-		m.stop()
+	g.ring()
+}
+
+func (g *Group) ring() {
+	select {
+	case g.bell <- struct{}{}:
+	default:
 	}
 }
 
@@ -319,7 +328,7 @@ func (g *Group) tell(now time.Time) {
 	if g.cfg.Wake != nil && len(g.udp) > 0 {
 		g.cfg.Wake()
 	}
-	if g.log.head == g.log.tail || len(g.udp) == len(g.members) {
+	if g.log.head == g.log.tail || len(g.tcp) == 0 {
 		return
 	}
 	const marker = 1 << 7
@@ -328,7 +337,5 @@ func (g *Group) tell(now time.Time) {
 		return
 	}
 	g.rung = now
-	for _, m := range g.members {
-		m.ring()
-	}
+	g.ring()
 }
