@@ -21,6 +21,8 @@ type Config struct {
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
 	Live          bool         // viewers of one live stream share one upstream session
+	Smooth        bool         // live: big frames are spread over half of their interval, for viewers over UDP
+	Instant       bool         // live: a viewer begins with the newest key frame, unlike at the upstream
 	Proved        string       // file that remembers which movies were proved; "" keeps none
 	Refuse        bool         // a movie that the engine has no room for is refused with 453; otherwise it stays relayed
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end

@@ -20,10 +20,10 @@ const (
 )
 
 // pace compares when packets came, within one section.
-func (d *differ) pace(where string, a, b *talk.Track, x, y Section) {
+func (d *differ) pace(where string, a, b *talk.Track, x, y Section, rhythm float64) {
 	pa, pb := a.Packets[x.From:x.To], b.Packets[y.From:y.To]
 	firstA, firstB := max(0, (pa[0].At-x.Begin).Seconds()), max(0, (pb[0].At-y.Begin).Seconds())
-	d.more(Timing, where, "time to the first packet", firstA, firstB, firstSlack, "s", &Sooner)
+	d.more(Timing, where, "time to the first packet", firstA, firstB, firstSlack+rhythm, "s", &Sooner)
 	if len(pa) < 10 || len(pb) < 10 {
 		return
 	}

@@ -28,6 +28,7 @@ type Media struct {
 // Config sets up a Group.
 type Config struct {
 	Medias []Media
+	Smooth bool             // big frames leave over half of their interval, as far as datagrams go
 	Wake   func()           // has Send called soon, on its thread
 	Go     func(run func()) // starts a goroutine: one for each Member on a connection
 }
@@ -48,7 +49,8 @@ type Group struct {
 	udp     []*Member // of them, those that Send serves
 	rung    time.Time // when Members on connections were last told of packets
 
-	headers [sendHeaders][rtpHeader]byte // for Send
+	smooth  smoother                     // for Send
+	headers [sendHeaders][rtpHeader]byte // likewise
 	header  int
 	last    atomic.Int64 // unix nanoseconds of the last packet
 }
@@ -63,6 +65,7 @@ func Open(c Config) *Group {
 	for _, m := range c.Medias {
 		g.rates = append(g.rates, m.Rate)
 	}
+	g.smooth.frames = make([]frame, len(c.Medias))
 	g.last.Store(time.Now().UnixNano())
 	return g
 }
@@ -93,6 +96,7 @@ type Source struct {
 	maps  []Mapping
 	ssrc  []uint32 // as it comes
 	moved bool     // SSRC changed on the way
+	doubt []bool   // by Media: nothing has come yet that shows how it is numbered
 }
 
 // NewSource makes a Source that is compared with the Group; with payload, it
@@ -171,7 +175,14 @@ func (g *Group) take(s *Source, media int, p []byte, rtcp bool, at time.Time) {
 		return
 	}
 	e.seq, e.time = e.seq+m.Seq, e.time+m.Time
-	if had := g.log.find(media, e.seq); had != nil && had.same(&e) && had.time == e.time {
+	had := g.log.find(media, e.seq)
+	if s.doubt != nil && s.doubt[media] && to.started {
+		if s.moved = had == nil && !to.fits(Mapping{}, &e, g.rates[media]); s.moved {
+			return
+		}
+		s.doubt[media] = false
+	}
+	if had != nil && had.same(&e) && had.time == e.time {
 		return // a predecessor brought it
 	}
 	put(g.log.put(e, p), e.seq, e.time, m.SSRC)
@@ -249,6 +260,30 @@ func (s *Source) lead(maps []Mapping) {
 		}
 	}
 	g.tell(time.Now())
+}
+
+// recallAfter is how long a Source's first packet must have been there: those
+// before it, which others bring, may still be on their way.
+const recallAfter = 10 * time.Millisecond
+
+// Recall is Lead for a Source that is back after a pause, as soon as its packets
+// show that it is numbered as known.
+func (s *Source) Recall(known []Mapping, now time.Time) bool {
+	g := s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.trial == nil || s.trial.head == s.trial.tail || now.Sub(s.trial.entry(s.trial.tail).at) < recallAfter ||
+		len(known) != len(g.rates) || !g.log.recall(s.trial, known, g.rates) {
+		return false
+	}
+	maps := make([]Mapping, len(known))
+	s.doubt = make([]bool, len(known))
+	for n, k := range known {
+		maps[n] = Mapping{g.log.medias[n].ssrc, k.Seq, k.Time}
+		s.doubt[n] = s.trial.oldest(n) == nil
+	}
+	s.lead(maps)
+	return true
 }
 
 // Follow is Lead for a Source that has nothing in common with the Group any

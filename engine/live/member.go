@@ -9,7 +9,8 @@ import (
 	"rtspshim/engine/wire"
 )
 
-// Outlet is where a Member's datagrams of a Media go, RTP (0) or RTCP (1).
+// Outlet is where a Member's datagrams of a Media go, RTP (0) or RTCP (1): the
+// same as long as the Member is one.
 type Outlet interface {
 	Outlet(kind int) (wire.Conn, *wire.Dest)
 }
@@ -23,6 +24,7 @@ type Writer interface {
 type MemberSpec struct {
 	Medias []MemberMedia // in the order of the Group's
 	TCP    Writer        // nil for datagrams
+	Begin  *Begin        // in the past; nil for the present
 }
 
 // MemberMedia is a viewer's view of one Media.
@@ -57,6 +59,8 @@ type Member struct {
 	lost  []bool // by Media: until its next key frame
 	at    uint64 // of the log, sent next
 	since uint64 // where the log stood when it joined
+	pace  *pace  // while it catches up
+	via   [][2]via
 
 	packets, octets, dropped atomic.Uint64
 
@@ -65,19 +69,33 @@ type Member struct {
 	done chan struct{} // closed when the goroutine has ended
 }
 
+// via is an Outlet's answer.
+type via struct {
+	conn wire.Conn
+	dest *wire.Dest
+}
+
 // Join adds a viewer, who is sent what follows the last packets it has.
 func (g *Group) Join(spec MemberSpec) *Member {
 	n := len(spec.Medias)
-	m := &Member{g: g, spec: spec, tcp: spec.TCP != nil, same: make([]bool, n), lost: make([]bool, n),
+	m := &Member{g: g, spec: spec, tcp: spec.TCP != nil, same: make([]bool, n), lost: make([]bool, n), via: make([][2]via, n),
 		bell: make(chan struct{}, 1), done: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m.at, m.since = g.log.head, g.log.head
+	if b := spec.Begin; b != nil && b.at >= g.log.tail {
+		m.at, m.pace = b.at, &pace{from: g.log.entry(b.at).at, began: time.Now()}
+	}
 	for n := range spec.Medias {
 		to := &spec.Medias[n]
 		m.same[n] = to.Seq == 0 && to.Time == 0 && to.SSRC == g.log.medias[n].ssrc
 		if at := g.log.behind(n, to.Last-to.Seq); at > 0 {
 			m.at = min(m.at, at)
+		}
+		if to.Outlet != nil {
+			for kind := range m.via[n] {
+				m.via[n][kind].conn, m.via[n][kind].dest = to.Outlet.Outlet(kind)
+			}
 		}
 	}
 	if g.closed {
@@ -185,55 +203,65 @@ func (m *Member) report(e *entry, p []byte) {
 	renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
 }
 
-// burst is how many packets a viewer is sent before the next one's turn.
-const burst = 32
-
 // Send sends to all Members whose datagrams go through out what they have not
-// had yet. It is called by one thread.
-func (g *Group) Send(out *wire.Batch) {
+// had yet, and may have now. It is called by one thread. It returns when there
+// is more to send, zero if nothing is left.
+func (g *Group) Send(out *wire.Batch, now time.Time) (next time.Time) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	defer out.Flush() // the log does not move before
-	for more := true; more; {
-		more = false
-		for _, m := range g.udp {
-			if m.at < g.log.tail {
-				m.dropped.Add(g.log.tail - m.at)
-				m.at = g.log.tail
-			}
-			more = m.send(out) || more
+	open := g.log.head
+	if g.cfg.Smooth {
+		next = g.smooth.release(g.log, g.rates, now)
+		open = g.smooth.open
+	}
+	for _, m := range g.udp {
+		if m.at < g.log.tail {
+			m.dropped.Add(g.log.tail - m.at)
+			m.at = g.log.tail
+		}
+		if at := m.send(out, open, now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
 		}
 	}
+	return next
 }
 
-// send sends a burst and tells whether there is more.
-func (m *Member) send(out *wire.Batch) bool {
+// send sends a burst and tells when there is more.
+func (m *Member) send(out *wire.Batch, open uint64, now time.Time) (next time.Time) {
+	if m.at >= open {
+		return next
+	}
 	l := m.g.log
-	for left := burst; left > 0 && m.at < l.head; {
+	for left := burstFor(open - m.at); m.at < open; {
 		e := l.entry(m.at)
 		if !m.wants(m.at, e) {
 			m.at++
 			continue
 		}
-		to := &m.spec.Medias[e.media]
-		kind := 0
-		if e.rtcp {
-			kind = 1
+		if left <= 0 {
+			return now.Add(burstGap)
 		}
-		conn, dest := to.Outlet.Outlet(kind)
+		if m.pace != nil {
+			if at := m.pace.due(e.at); at.After(now) {
+				return at
+			}
+		}
+		to := &m.spec.Medias[e.media]
+		via := &m.via[e.media][kindOf(e)]
 		switch {
-		case dest == nil:
+		case via.dest == nil:
 			m.at++
 		case e.rtcp:
 			p := make([]byte, e.size)
 			m.report(e, p)
-			out.Add(conn, dest, p)
+			out.Add(via.conn, via.dest, p)
 			m.at++
 		case m.same[e.media]:
-			count, octets := m.run(left)
+			count, octets := m.run(open, left)
 			size := int(e.size)
 			last := l.entry(m.at + uint64(count) - 1)
-			out.AddRun(conn, dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
+			out.AddRun(via.conn, via.dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
 			m.sent(last, count, octets-count*rtpHeader)
 			m.at += uint64(count)
 			left -= count
@@ -243,22 +271,33 @@ func (m *Member) send(out *wire.Batch) bool {
 			p := l.bytes(e)
 			h[0], h[1] = p[0], p[1]
 			put(h, e.seq+to.Seq, e.time+to.Time, to.SSRC)
-			out.Add(conn, dest, h, p[rtpHeader:])
+			out.Add(via.conn, via.dest, h, p[rtpHeader:])
 			m.sent(e, 1, len(p)-rtpHeader)
 			m.at++
 			left--
 		}
 	}
-	return m.at < l.head
+	if m.at == l.head {
+		m.pace = nil // it has caught up
+	}
+	return next
+}
+
+// kindOf is an entry's Outlet.
+func kindOf(e *entry) int {
+	if e.rtcp {
+		return 1
+	}
+	return 0
 }
 
 // run is how many packets from the one at hand leave as they lie: of one Media
 // and one size, the last perhaps shorter.
-func (m *Member) run(most int) (count, octets int) {
+func (m *Member) run(open uint64, most int) (count, octets int) {
 	l := m.g.log
 	first := l.entry(m.at)
 	count, octets = 1, int(first.size)
-	for before := first; count < most && m.at+uint64(count) < l.head; count++ {
+	for before := first; count < most && m.at+uint64(count) < open; count++ {
 		n := m.at + uint64(count)
 		e := l.entry(n)
 		if e.media != first.media || e.rtcp || e.pos != before.pos+uint64(before.size) || e.size > first.size ||
@@ -280,10 +319,20 @@ const (
 // write is the goroutine of a Member on a connection.
 func (m *Member) write() {
 	defer close(m.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var b []byte
-	for range m.bell {
+	for {
+		select {
+		case <-m.bell:
+		case <-timer.C:
+		}
 		for {
-			if b = m.gather(b[:0]); len(b) == 0 {
+			var next time.Time
+			if b, next = m.gather(b[:0], time.Now()); !next.IsZero() {
+				timer.Reset(time.Until(next))
+			}
+			if len(b) == 0 {
 				break
 			}
 			if m.spec.TCP.WriteFrames(net.Buffers{b}) != nil {
@@ -296,20 +345,31 @@ func (m *Member) write() {
 	}
 }
 
-// gather appends what is to be written next.
-func (m *Member) gather(b []byte) []byte {
+// gather appends what is to be written next, and tells when there is more if
+// that is to wait.
+func (m *Member) gather(b []byte, now time.Time) (_ []byte, next time.Time) {
 	g := m.g
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	l := g.log
 	if m.gone.Load() {
-		return b
+		return b, next
 	}
-	m.catchUp()
+	if m.at < l.tail {
+		m.pace = nil
+	}
+	if m.pace == nil {
+		m.catchUp()
+	}
 	for ; m.at < l.head && len(b) < writeBytes; m.at++ {
 		e := l.entry(m.at)
 		if !m.wants(m.at, e) || m.leaveOut(e) {
 			continue
+		}
+		if m.pace != nil {
+			if at := m.pace.due(e.at); at.After(now) {
+				return b, at
+			}
 		}
 		to := &m.spec.Medias[e.media]
 		channel := to.RTP
@@ -327,7 +387,10 @@ func (m *Member) gather(b []byte) []byte {
 		put(p, e.seq+to.Seq, e.time+to.Time, to.SSRC)
 		m.sent(e, 1, len(p)-rtpHeader)
 	}
-	return b
+	if m.at == l.head {
+		m.pace = nil
+	}
+	return b, next
 }
 
 // catchUp lets a connection that is slow lose whole frames of every Media whose
