@@ -52,7 +52,7 @@ type Interceptor struct {
 }
 
 // New returns an Interceptor without sessions. It fails when the file of
-// proved movies cannot be read.
+// proved movies cannot be read, or there is no memory for movies.
 func New(cfg Config) (*Interceptor, error) {
 	if cfg.OrphanTimeout <= 0 {
 		cfg.OrphanTimeout = 10 * time.Minute
@@ -61,6 +61,9 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
+	if err == nil && cfg.Movies.any() {
+		err = cfg.Engine.OpenDisk() // now, lest the first viewer waits for it
+	}
 	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{},
 		groups: groups{list: map[string]*group{}}}, err
 }

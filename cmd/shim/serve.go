@@ -44,7 +44,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "instant", EnvVars: []string{"SHIM_INSTANT"}, Usage: "live: a viewer who joins others begins with the newest key frame, and catches up; the upstream begins with what comes next"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "overload", EnvVars: []string{"SHIM_OVERLOAD"}, Value: "relay", Usage: "movies that the engine has no room for: relay, refuse (453)"}),
-	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken with the first movie: `MIB`"}),
+	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken at the start where --movies or --map is given: `MIB`"}),
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "bandwidth", EnvVars: []string{"SHIM_BANDWIDTH"}, Usage: "of the network, that movies may take; 0 is without limit: `MBIT/S`"}),
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "disk-bandwidth", EnvVars: []string{"SHIM_DISK_BANDWIDTH"}, Usage: "of the disk, that movies may take; 0 is without limit, -1 measures it at the start: `MB/S`"}),
 	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "cycle", EnvVars: []string{"SHIM_CYCLE"}, Value: time.Second, Usage: "of the disk: what is read in one is sent in the next"}),
