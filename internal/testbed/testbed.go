@@ -115,7 +115,7 @@ func (c Client) Tunnels(up Upstream) string {
 	case c.Name == "gortsplib" && up.Name == "gst":
 		return "gst-rtsp-server 1.22 waits for the body that gortsplib's client announces with its GET"
 	case c.Name == "gortsplib" && up.Name == "dss":
-		return "Darwin closes when a GET speaks HTTP/1.1, as that of gortsplib's client does"
+		return "Darwin takes the GET of gortsplib's client for RTSP, since its cookie has 32 octets"
 	}
 	return ""
 }

@@ -33,8 +33,7 @@ func VLCFrames(ctx context.Context, tb testing.TB, rawURL string, transport Tran
 	defer cancel()
 	dir := vlcDir(tb)
 	video, audio := filepath.Join(dir, "video"), filepath.Join(dir, "audio")
-	args := []string{"-q", "-I", "dummy", "--no-media-library", "--network-caching=500",
-		fmt.Sprintf("--run-time=%.1f", media.Seconds()+0.5),
+	args := []string{"-q", "-I", "dummy", "--no-media-library", fmt.Sprintf("--network-caching=%d", vlcCaching.Milliseconds()),
 		// A transport stream would not do: its muxer leaves out what it thinks is late.
 		"--sout", "#es{access-video=file,mux-video=dummy,dst-video=" + video +
 			",access-audio=file,mux-audio=asf,dst-audio=" + audio + "}"}
@@ -52,7 +51,7 @@ func VLCFrames(ctx context.Context, tb testing.TB, rawURL string, transport Tran
 	}
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
+	if err := vlcRun(cmd, media+vlcCaching, video, audio); err != nil {
 		tb.Fatal(runError(cmd, err, said.String()))
 	}
 	var f Frames
@@ -66,6 +65,39 @@ func VLCFrames(ctx context.Context, tb testing.TB, rawURL string, transport Tran
 	}
 	f.By, f.Said, f.Gap = strings.Join(cmd.Args, " "), said.String()+f.Said, vlcGap
 	return f
+}
+
+// vlcCaching is how much VLC holds before it writes.
+const vlcCaching = 500 * time.Millisecond
+
+// vlcRun runs VLC until it ends or has written for as long as enough. Its own
+// --run-time is in the stream's time, which jumps when a sender report corrects
+// the clock: VLC then ends before the first frame, or never.
+func vlcRun(cmd *exec.Cmd, enough time.Duration, files ...string) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	look := time.NewTicker(20 * time.Millisecond) // it tells nobody when it begins
+	defer look.Stop()
+	var began time.Time
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case now := <-look.C:
+			for _, file := range files {
+				if info, err := os.Stat(file); began.IsZero() && err == nil && info.Size() > 0 {
+					began = now
+				}
+			}
+			if !began.IsZero() && now.Sub(began) > enough {
+				_ = cmd.Process.Signal(syscall.SIGINT) // upon which it says TEARDOWN and ends
+				return <-ended
+			}
+		}
+	}
 }
 
 // hasStream says whether file exists and holds something to decode.
