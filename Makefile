@@ -31,9 +31,9 @@ e2e: setup
 compat: setup
 	go test -tags e2e -count=1 -timeout 60m -v -run TestCompat ./e2e/...
 
-# compat and e2e run gortsplib's server in the same process, which has races of its own.
+# e2e runs gortsplib's server in the same process, which has races of its own.
 race: setup
-	go test -race $$(go list ./... | grep -v -e /compat -e /e2e)
+	go test -race $$(go list ./... | grep -v /e2e)
 
 lint:
 	$(LINT) run ./...

@@ -44,8 +44,8 @@ func TestUpstreamAgainstItself(t *testing.T) {
 	for name, movie := range map[string]bool{"movie": true, "live": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := startOrigin(t, movie, "user")
-			r, err := compat.Run(context.Background(), compat.Config{Upstream: o.url, Shim: o.url, Credentials: url.UserPassword("user", "secret"),
+			origin := startOrigin(t, movie, "user")
+			r, err := compat.Run(context.Background(), compat.Config{Upstream: origin, Shim: origin, Credentials: url.UserPassword("user", "secret"),
 				Publish: "/published", Skip: map[bool][]string{false: {"publish-udp", "publish-tcp"}}[everything || !movie],
 				Parallel: 40, Bounds: quick, Clients: []string{}, Only: only})
 			if err != nil {

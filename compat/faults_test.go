@@ -328,7 +328,7 @@ func lastBeforePause(l *lane, rtcp bool, p []byte) [][]byte {
 // where it is.
 func TestEveryFaultIsFound(t *testing.T) {
 	movie, live := startOrigin(t, true, "user"), startOrigin(t, false, "user")
-	all := faults(movie.url)
+	all := faults(movie)
 	if len(all) < 30 {
 		t.Fatalf("only %d faults", len(all))
 	}
@@ -337,8 +337,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 		if f.live {
 			o = live
 		}
-		addr := strings.TrimSuffix(strings.TrimPrefix(o.url, "rtsp://"), "/stream")
-		return compat.Run(context.Background(), compat.Config{Upstream: o.url, Shim: startFaulty(t, addr, f), Only: only, Again: again,
+		addr := strings.TrimSuffix(strings.TrimPrefix(o, "rtsp://"), "/stream")
+		return compat.Run(context.Background(), compat.Config{Upstream: o, Shim: startFaulty(t, addr, f), Only: only, Again: again,
 			Parallel: 40, Credentials: url.UserPassword("user", "secret"), Bounds: quick, Clients: []string{}})
 	}
 	if !everything { // those that need to be heard for long are left to the build tag e2e

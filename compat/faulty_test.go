@@ -412,7 +412,9 @@ func (r *relay) send(k int, pkt []byte) {
 	}
 	_, _ = socket.WriteToUDP(pkt, r.client[k])
 	if r.hop.fault.linger && k == 0 {
+		r.hop.mutex.Lock()
 		r.sent = append(r.sent, bytes.Clone(pkt))
+		r.hop.mutex.Unlock()
 	}
 }
 
@@ -430,8 +432,11 @@ func (r *relay) up(k int) {
 		if err != nil {
 			return
 		}
-		if r.server[k] != nil {
-			_, _ = r.in[k].WriteToUDP(buf[:n], r.server[k])
+		r.hop.mutex.Lock()
+		server := r.server[k]
+		r.hop.mutex.Unlock()
+		if server != nil {
+			_, _ = r.in[k].WriteToUDP(buf[:n], server)
 		}
 	}
 }

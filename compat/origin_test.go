@@ -1,8 +1,13 @@
 package compat_test
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +29,6 @@ import (
 // RTP-Info and Range, reports each second and says BYE at its end.
 type origin struct {
 	server *gortsplib.Server
-	url    string
 	movie  bool
 	user   string
 
@@ -61,39 +65,89 @@ type viewer struct {
 	done   chan struct{}
 }
 
-func startOrigin(t *testing.T, movie bool, user string) *origin {
+// startOrigin runs an origin in a process of its own, since gortsplib's server
+// has races that must not count as ours, and returns its URL.
+func startOrigin(t *testing.T, movie bool, user string) string {
 	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := map[bool]string{true: "movie", false: "live"}[movie]
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), asOrigin+"="+kind+" "+user, "GORACE=exitcode=0")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	stop, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stop.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("origin: %v\n%s", err, said.String())
+		}
+	})
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("origin: %v", err)
+	}
+	return strings.TrimSpace(url)
+}
+
+const asOrigin = "COMPAT_TEST_ORIGIN" // "movie user" or "live user", in the environment
+
+func TestMain(m *testing.M) {
+	if kind, user, ok := strings.Cut(os.Getenv(asOrigin), " "); ok {
+		if err := serveOrigin(kind == "movie", user); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serveOrigin prints its URL and serves until its standard input ends.
+func serveOrigin(movie bool, user string) error {
 	o := &origin{movie: movie, user: user, viewers: map[*gortsplib.ServerSession]*viewer{}, waiting: map[string]*viewer{}}
+	var err error
 	for range 50 {
 		port := 10000 + 2*rand.IntN(5000)
 		o.server = &gortsplib.Server{Handler: o, RTSPAddress: fmt.Sprintf("127.0.0.1:%d", port+2),
 			UDPRTPAddress: fmt.Sprintf("127.0.0.1:%d", port), UDPRTCPAddress: fmt.Sprintf("127.0.0.1:%d", port+1),
 			DisableRTCPSenderReports: true, WriteQueueSize: 4096}
-		if o.server.Start() == nil {
-			o.url = fmt.Sprintf("rtsp://127.0.0.1:%d/stream", port+2)
+		if err = o.server.Start(); err == nil {
 			break
 		}
 	}
-	if o.url == "" {
-		t.Fatal("no free ports")
+	if err != nil {
+		return err
 	}
 	if !movie {
 		v, err := o.newViewer()
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		o.live = v
 		v.end = 1 << 30
 		v.start()
 	}
-	t.Cleanup(func() {
-		o.server.Close()
-		if o.live != nil {
-			o.live.halt()
-		}
-		o.group.Wait()
-	})
-	return o
+	fmt.Printf("rtsp://%s/stream\n", o.server.RTSPAddress)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	o.server.Close()
+	if o.live != nil {
+		o.live.halt()
+	}
+	o.group.Wait()
+	return nil
 }
 
 func (o *origin) newViewer() (*viewer, error) {

@@ -20,7 +20,7 @@ import (
 // spoiltResult compares the origin with a proxy that has three faults.
 func spoiltResult(t *testing.T) *compat.Result {
 	o := startOrigin(t, true, "user")
-	addr := strings.TrimSuffix(strings.TrimPrefix(o.url, "rtsp://"), "/stream")
+	addr := strings.TrimSuffix(strings.TrimPrefix(o, "rtsp://"), "/stream")
 	f := fault{bunch: 0, answer: func(m string, raw []byte) []byte {
 		raw = bytes.Replace(raw, []byte("CSeq:"), []byte("Cseq:"), 1)
 		if m == "DESCRIBE" {
@@ -33,7 +33,7 @@ func spoiltResult(t *testing.T) *compat.Result {
 		}
 		return [][]byte{p}
 	})}
-	r, err := compat.Run(context.Background(), compat.Config{Upstream: o.url, Shim: startFaulty(t, addr, f), Again: -1, Bounds: quick,
+	r, err := compat.Run(context.Background(), compat.Config{Upstream: o, Shim: startFaulty(t, addr, f), Again: -1, Bounds: quick,
 		Only: []string{"options", "play-no-range", "play-minute*"}, Clients: []string{}, Parallel: 4,
 		Credentials: url.UserPassword("user", "secret")})
 	if err != nil {

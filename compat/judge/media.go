@@ -333,7 +333,11 @@ func (d *differ) tail(where string, ta, tb *talk.Track, m alignment, ra, rb stre
 	if !ra.fixed { // what is live is joined a packet sooner or later
 		lengthA, lengthB = lengthA-float64(m.pairs[0][0]), lengthB-float64(m.pairs[0][1])
 	}
-	d.number(Media, where, "packets until its end", lengthA, lengthB, 0, "packets")
+	within := 0.0
+	if left, ok := d.a.Left[ta.Conn]; ok && left >= endA.Begin && left < endA.End { // its viewer hung up: it ends soon after
+		within = afterPausePackets + float64(longestBurst(ta.Packets))
+	}
+	d.number(Media, where, "packets until its end", lengthA, lengthB, within, "packets")
 }
 
 // ended says whether the section's stream came to its end: it said BYE, or
