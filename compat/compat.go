@@ -103,16 +103,21 @@ type run struct {
 	alone          sync.RWMutex // held for writing by what must have the machine to itself
 	progress       sync.Mutex
 	done, total    int
-	lost           error // the upstream could not be talked to any more
+	lost           error // the upstream could not be talked to
+	gone           bool  // ... and not any more: no use to go on
+	holding        sync.WaitGroup
 }
 
-// lose notes at which point the upstream was first found gone.
-func (r *run) lose(point, why string) {
+// lose notes at which point the upstream was first found gone, and whether it
+// has gone for good.
+func (r *run) lose(ctx context.Context, point, why string) {
+	_, _, err := r.describe(ctx, r.upstream)
 	r.progress.Lock()
 	defer r.progress.Unlock()
 	if r.lost == nil {
 		r.lost = fmt.Errorf("the upstream stopped answering at %s: %s", point, why)
 	}
+	r.gone = r.gone || err != nil
 }
 
 // Run compares. The error is for a configuration that makes no sense or an
@@ -124,7 +129,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	result := &Result{Upstream: r.upstream.URL, Shim: r.shim.URL, Began: time.Now(), Machine: machine()}
-	if err := r.look(ctx, result); err != nil {
+	holding, letGo := context.WithCancel(ctx)
+	defer r.holding.Wait()
+	defer letGo()
+	if err := r.look(holding, result); err != nil {
 		return nil, err
 	}
 	scripts, err := script.Points()
@@ -209,7 +217,7 @@ func (r *run) look(ctx context.Context, result *Result) error {
 // sameName lets direct runs name a live stream as the shim's clients do, if
 // the upstream does not mind: gst-rtsp-server shares a stream only among those
 // who call it by the same host and port, and what is live must be the same
-// stream to be compared.
+// stream to be compared. It is held from then on until ctx ends.
 func (r *run) sameName(ctx context.Context) error {
 	named := r.upstream
 	u, err := url.Parse(r.upstream.URL)
@@ -221,13 +229,29 @@ func (r *run) sameName(ctx context.Context) error {
 		named.Connect += map[bool]string{true: ":322", false: ":554"}[u.Scheme == "rtsps"]
 	}
 	if shim, err := url.Parse(r.shim.URL); err != nil || shim.Scheme != u.Scheme || shim.Path != u.Path {
+		named = r.upstream
+	}
+	r.holding.Go(func() { r.hold(ctx, named) }) // first: the one below lets go of it
+	last, _, err := r.describe(ctx, named)
+	if err != nil {
 		return err
 	}
-	last, _, err := r.describe(ctx, named)
-	if err == nil && last.Status() == 200 {
+	if last.Status() == 200 {
 		r.upstream = named
+	} else {
+		r.holding.Go(func() { r.hold(ctx, r.upstream) })
 	}
-	return err
+	return nil
+}
+
+// hold keeps a live stream at hand. Some upstreams make it for the first who
+// asks and take it down behind the last: points would be held with one being
+// made or, as gst-rtsp-server 1.22 does when somebody comes meanwhile, crash it.
+func (r *run) hold(ctx context.Context, t talk.Target) {
+	const often = "> DESCRIBE {url}\n> Accept: application/sdp\nagain 200\nlisten 10s\n> OPTIONS {url}\ndone\n"
+	if s, err := script.Parse("hold", []byte(often)); err == nil {
+		talk.Run(ctx, s, t, r.Bounds)
+	}
 }
 
 // describe returns the answer to a DESCRIBE and the duration of the movie.
@@ -325,12 +349,19 @@ func (r *run) all(ctx context.Context, jobs []job) []Point {
 }
 
 func (r *run) one(ctx context.Context, j *job) {
-	if j.run != nil && ctx.Err() == nil {
+	r.progress.Lock()
+	gone := r.gone
+	r.progress.Unlock()
+	switch {
+	case j.run == nil:
+	case ctx.Err() != nil:
+		j.point.Note = "interrupted"
+	case gone:
+		j.point.Note = "the upstream had stopped answering"
+	default:
 		began := time.Now()
 		j.run(ctx, &j.point)
 		j.point.Seconds = time.Since(began).Seconds()
-	} else if j.run != nil {
-		j.point.Note = "interrupted"
 	}
 	r.progress.Lock()
 	defer r.progress.Unlock()
@@ -355,7 +386,7 @@ func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 	last := rounds[len(rounds)-1]
 	if a, b := last.Direct[0].Failure, last.Direct[1].Failure; a != "" && b != "" {
 		p.Note = "with the upstream: " + a
-		r.lose(p.Name, a)
+		r.lose(ctx, p.Name, a)
 		return
 	}
 	p.Rounds, p.Findings, p.Direct, p.Shim = len(rounds), findings, last.Direct[0], last.Shim

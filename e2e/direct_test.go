@@ -81,12 +81,10 @@ func TestMoviesDSS(t *testing.T) {
 }
 
 // mayTunnel skips a test in which a client and a server cannot tunnel together.
-func mayTunnel(t *testing.T, client testbed.Client, up testbed.Upstream, transports ...testbed.Transport) {
+func mayTunnel(t *testing.T, client testbed.Client, up testbed.Upstream, transport testbed.Transport) {
 	t.Helper()
-	for _, transport := range transports {
-		if why := client.Tunnels(up); why != "" && transport == testbed.HTTP {
-			t.Skip(why)
-		}
+	if why := client.Tunnels(up); why != "" && transport == testbed.HTTP {
+		t.Skip(why)
 	}
 }
 
@@ -96,11 +94,11 @@ func playLive(t *testing.T, up testbed.Upstream, path, name string) {
 	for _, client := range testbed.Clients {
 		for i, transport := range transports {
 			other := transports[(i+1)%len(transports)]
+			if other == testbed.HTTP && client.Tunnels(up) != "" {
+				other = testbed.UDP
+			}
 			t.Run(client.Name+"/"+string(transport), func(t *testing.T) {
-				// MediaMTX now and then drops one of several tunnels opened at once.
-				if up.Name != "mediamtx" {
-					t.Parallel()
-				}
+				t.Parallel()
 				up := up
 				if up.Name == "gst" && client.Name == "ffmpeg" {
 					t.Skip("gst-rtsp-server takes a shared live stream's time back whenever somebody joins, and ffmpeg loses its place")
@@ -109,10 +107,13 @@ func playLive(t *testing.T, up testbed.Upstream, path, name string) {
 					up = testbed.StartGst(t, testbed.GstOptions{}).Upstream
 				}
 				client.Need(t)
-				mayTunnel(t, client, up, transport, other)
+				mayTunnel(t, client, up, transport)
+				if up.Direct(transport) != transport {
+					t.Skip("the shim's matrix plays this tunnel, which the server itself may lose")
+				}
 				plays := testbed.Together(
 					func() testbed.Frames { return client.Play(t.Context(), t, up.URL(path), transport, media) },
-					func() testbed.Frames { return client.Play(t.Context(), t, up.URL(path), other, media) })
+					func() testbed.Frames { return client.Play(t.Context(), t, up.URL(path), up.Direct(other), media) })
 				if err := testbed.CompareLive(plays[0], plays[1], client.Least); err != nil {
 					t.Error(err)
 				}

@@ -151,9 +151,13 @@ func (r *replay) run(steps []step) {
 			r.Fatalf("line %d (step %d of %d): %v", s.line, i+1, len(steps), err)
 		}
 	}
-	// Nothing may have come that was not recorded.
+	// Nothing may have come that was not recorded. The upstream is gone as a whole:
+	// a POST that alone were closed unanswered would be made again.
+	_ = r.up.Close()
 	for _, p := range r.conns {
 		_ = p.server.Close()
+	}
+	for _, p := range r.conns {
 		_ = p.client.SetReadDeadline(time.Now().Add(replayTimeout))
 		rest, err := io.ReadAll(p.client)
 		if len(rest) > 0 || err != nil && !errors.Is(err, net.ErrClosed) {

@@ -57,7 +57,7 @@ func sameThroughShim(t *testing.T, s source) {
 				for range 4 {
 					plays := testbed.Together(
 						func() testbed.Frames {
-							return client.Play(t.Context(), t, s.URL(s.path), transport, length)
+							return client.Play(t.Context(), t, s.URL(s.path), s.Direct(transport), length)
 						},
 						func() testbed.Frames {
 							return client.Play(t.Context(), t, s.At(s.shim.Addr).URL(s.path), transport, length)

@@ -102,10 +102,17 @@ func (e *Engine) release(s *Stream) {
 		s.pump.plays.Add(-1)
 	}
 	e.used -= s.bits
+	e.underruns += s.underruns
 	delete(e.streams, s)
 }
 
-// openDisk returns the disk's scheduler, which exists from the first Stream on.
+// OpenDisk takes the memory of the block pool, which may last some tenths of a
+// second. Without it the first Stream does, and its viewer waits for that.
+func (e *Engine) OpenDisk() error {
+	_, err := e.openDisk()
+	return err
+}
+
 func (e *Engine) openDisk() (*disk.Scheduler, error) {
 	e.library.Lock()
 	defer e.library.Unlock()

@@ -60,7 +60,7 @@ type Config struct {
 
 	// Movies. What the disk reads in one cycle is sent in the next.
 	CycleTime     time.Duration // 0 means 1 s
-	Memory        int64         // of the block pool, bytes; 0 means 256 MiB. Taken when the first Stream opens.
+	Memory        int64         // of the block pool, bytes; 0 means 256 MiB. Taken by OpenDisk, or when the first Stream opens.
 	DiskBandwidth int64         // for admission, bytes a second; 0 means no limit
 	DiskOverhead  time.Duration // likewise, of one read
 	Uring, Direct disk.Mode     // io_uring; O_DIRECT
@@ -88,13 +88,14 @@ type Engine struct {
 	pumps  []*pump
 	own    relay.Own
 
-	shelf   hint.Shelf
-	library sync.Mutex      // held to open disk
-	disk    *disk.Scheduler // nil before the first Stream
-	used    int64           // bits a second of Streams; guarded by mu
-	feeder  *feeder
-	writers sync.WaitGroup // Streams over TCP
-	ends    sync.WaitGroup // calls of Done
+	shelf     hint.Shelf
+	library   sync.Mutex      // held to open disk
+	disk      *disk.Scheduler // nil before OpenDisk
+	used      int64           // bits a second of Streams; guarded by mu
+	underruns uint64          // of Streams that are no more; likewise
+	feeder    *feeder
+	writers   sync.WaitGroup // Streams over TCP
+	ends      sync.WaitGroup // calls of Done
 
 	mu      sync.Mutex
 	closed  bool
@@ -190,6 +191,28 @@ func (e *Engine) PumpStats() []PumpStats {
 		all[i] = p.published()
 	}
 	return all
+}
+
+// Attrs tell of all Streams so far, and of the disk, in the log. Late are
+// packets over UDP.
+func (e *Engine) Attrs() []any {
+	var late Lateness
+	for _, p := range e.PumpStats() {
+		late.Add(&p.Lateness)
+	}
+	d := e.DiskStats()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	underruns := e.underruns
+	for s := range e.streams {
+		s.mu.Lock()
+		underruns += s.underruns
+		s.mu.Unlock()
+	}
+	return []any{"streams", len(e.streams), "packets", late.Packets(), "late_p50", late.Quantile(0.5), "late_p99", late.Quantile(0.99),
+		"late_p999", late.Quantile(0.999), "late_max", late.Max(), "underruns", underruns, "mbit/s", e.used / 1e6,
+		"disk_reads", d.Reads, "disk_bytes", d.Bytes, "blocks_read", d.Blocks, "blocks_shared", d.Hits, "cycles", d.Cycles,
+		"overruns", d.Overruns, "blocks", d.PoolBlocks, "blocks_in_use", d.InUse}
 }
 
 // ServerStats counts what the server port pairs had to let go.

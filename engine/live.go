@@ -2,12 +2,14 @@ package engine
 
 import (
 	"fmt"
+	"time"
 
 	"rtspshim/engine/live"
 )
 
-// OpenGroup opens a live Group without Source or Members; Close it.
-func (e *Engine) OpenGroup(medias []live.Media) (*live.Group, error) {
+// OpenGroup opens a live Group without Source or Members, which may spread big
+// frames; Close it.
+func (e *Engine) OpenGroup(medias []live.Media, smooth bool) (*live.Group, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -16,8 +18,8 @@ func (e *Engine) OpenGroup(medias []live.Media) (*live.Group, error) {
 	var g *live.Group
 	p := e.pick()
 	g = live.Open(live.Config{
-		Medias: medias,
-		Wake:   func() { p.fan(g) },
+		Medias: medias, Smooth: smooth,
+		Wake: func() { p.fan(g) },
 		Go: func(run func()) {
 			e.writers.Add(1)
 			go func() {
@@ -30,30 +32,66 @@ func (e *Engine) OpenGroup(medias []live.Media) (*live.Group, error) {
 	return g, nil
 }
 
+// fan is a Group that has something to send at a time, zero for at once.
+type fan struct {
+	group *live.Group
+	at    time.Time
+}
+
 // fan has the pump send what is new in a Group: at the end of this tick, if it
 // is in one.
 func (p *pump) fan(g *live.Group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, has := range p.fans {
-		if has == g {
-			return
-		}
-	}
-	p.fans = append(p.fans, g)
 	if !p.ticking {
 		p.poller.Wake()
 	}
+	for i := range p.fans {
+		if p.fans[i].group == g {
+			p.fans[i].at = time.Time{}
+			return
+		}
+	}
+	p.fans = append(p.fans, fan{group: g})
 }
 
 // fanOut sends what is new in Groups.
-func (p *pump) fanOut() {
+func (p *pump) fanOut(now time.Time) {
 	p.mu.Lock()
 	p.ticking = false
 	p.fanned, p.fans = p.fans, p.fanned[:0]
 	p.mu.Unlock()
-	for _, g := range p.fanned {
-		g.Send(p.batch)
+	for _, f := range p.fanned {
+		if !f.at.After(now) {
+			f.at = f.group.Send(p.batch, now)
+		}
+		if !f.at.IsZero() {
+			p.later(f)
+		}
 	}
 	clear(p.fanned)
+}
+
+// later keeps a Group for its time, unless it has been asked to come by anyway.
+func (p *pump) later(f fan) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.fans {
+		if p.fans[i].group == f.group {
+			return
+		}
+	}
+	p.fans = append(p.fans, f)
+}
+
+// fanAt is when the first Group has something to send.
+func (p *pump) fanAt() (at time.Time, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.fans {
+		if !ok || f.at.Before(at) {
+			at, ok = f.at, true
+		}
+	}
+	return at, ok
 }

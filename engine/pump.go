@@ -4,18 +4,25 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"rtspshim/engine/live"
 	"rtspshim/engine/wire"
 )
 
 const (
 	inboxSlots = 256 // messages received before they must be sent on
 	socketTurn = 8   // Recv calls for one socket before the others have their turn
+
+	// Go's watchdog takes a processor away from whoever has kept it for 10 ms,
+	// in a system call or not, and then looks every 20 µs for a while whether to
+	// do so again (runtime.sysmon). That it need not, while there is something to
+	// do, a pump gives its own up in time and does not wait for longer.
+	breath    = 8 * time.Millisecond
+	awakeTime = time.Second // after the last packet
 )
 
 // PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
@@ -64,10 +71,10 @@ type pump struct {
 	calls   []func() // to be run between ticks
 	started []*Stream
 	woken   []*Stream
-	out     [2][]*Stream  // started and woken, as run has taken them
-	fans    []*live.Group // with something to send
-	fanned  []*live.Group // run's, of them
-	ticking bool          // fans are looked at without a Wake
+	out     [2][]*Stream // started and woken, as run has taken them
+	fans    []fan        // Groups with something to send
+	fanned  []fan        // run's, of them
+	ticking bool         // fans are looked at without a Wake
 	stopped bool
 	thread  wire.Thread
 	shown   PumpStats // a copy for others to read
@@ -179,9 +186,22 @@ func (p *pump) run() {
 	p.thread = thread
 	p.mu.Unlock()
 	defer close(p.done)
+	var breathed, busy time.Time
 	for p.serve() {
 		now := time.Now()
-		events, err := p.poller.Wait(p.wait(wire.Forever, now))
+		rest := wire.Forever
+		if now.Sub(busy) < awakeTime {
+			rest = breath
+		}
+		if now.Sub(breathed) >= breath {
+			runtime.Gosched()
+			now = time.Now()
+			breathed = now
+		}
+		events, err := p.poller.Wait(p.wait(rest, now))
+		if len(events) > 0 || p.wheel.n > 0 || len(p.fanned) > 0 {
+			busy = now
+		}
 		if err == nil && len(events) > 0 && p.gather > 0 {
 			now = time.Now()
 			if most := p.wait(p.gather, now); most > 0 {
@@ -201,19 +221,23 @@ func (p *pump) run() {
 			now = time.Now()
 		}
 		p.tick(events, now)
-		p.fanOut()
+		p.fanOut(now)
 	}
 	p.abandon()
 }
 
-// wait is how long to wait at most for sockets: until a Stream has something to
-// send.
+// wait is how long to wait at most for sockets: until a Stream or a Group has
+// something to send.
 func (p *pump) wait(most time.Duration, now time.Time) time.Duration {
 	at, ok := p.wheel.next()
+	next := p.epoch.Add(at)
+	if fan, has := p.fanAt(); has && (!ok || fan.Before(next)) {
+		next, ok = fan, true
+	}
 	if !ok {
 		return most
 	}
-	left := max(0, p.epoch.Add(at).Sub(now))
+	left := max(0, next.Sub(now))
 	if most == wire.Forever {
 		return left
 	}

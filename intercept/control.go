@@ -216,6 +216,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 			t.stays(s, why)
 			return
 		}
+		t.startInstant(s, c.url, m)
 		t.startProof(s, c.url, start, end)
 	}
 }

@@ -21,6 +21,8 @@ type Config struct {
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
 	Live          bool         // viewers of one live stream share one upstream session
+	Smooth        bool         // live: big frames are spread over half of their interval, for viewers over UDP
+	Instant       bool         // live: a viewer begins with the newest key frame, unlike at the upstream
 	Proved        string       // file that remembers which movies were proved; "" keeps none
 	Refuse        bool         // a movie that the engine has no room for is refused with 453; otherwise it stays relayed
 	CloseOnLoss   bool         // when the upstream dies, movies end; otherwise they play on to their end
@@ -51,7 +53,7 @@ type Interceptor struct {
 }
 
 // New returns an Interceptor without sessions. It fails when the file of
-// proved movies cannot be read.
+// proved movies cannot be read, or there is no memory for movies.
 func New(cfg Config) (*Interceptor, error) {
 	if cfg.OrphanTimeout <= 0 {
 		cfg.OrphanTimeout = 10 * time.Minute
@@ -60,6 +62,9 @@ func New(cfg Config) (*Interceptor, error) {
 		cfg.Logger = slog.Default()
 	}
 	p, err := openProved(cfg.Proved)
+	if err == nil && cfg.Movies.any() {
+		err = cfg.Engine.OpenDisk() // now, lest the first viewer waits for it
+	}
 	return &Interceptor{cfg: cfg, log: cfg.Logger, epoch: time.Now(), proved: p, closing: make(chan struct{}), sessions: map[string]*session{},
 		groups: groups{list: map[string]*group{}}}, err
 }

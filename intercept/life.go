@@ -17,6 +17,9 @@ import (
 const (
 	defaultTimeout = 60 * time.Second  // of a session that names none: RFC 2326 §12.37
 	silentTimeout  = 120 * time.Second // of a client, where the session names none
+	// What a live group's lead was sent before its standbys' connections were
+	// closed is still on its way through a pump.
+	lastWords = 15 * time.Millisecond
 )
 
 // keep looks after a session whose media the engine sends.
@@ -139,12 +142,13 @@ func (t *tap) Keep() bool {
 	t.mu.Lock()
 	sessions := slices.Collect(maps.Keys(t.sessions))
 	t.mu.Unlock()
-	plays := slices.ContainsFunc(sessions, func(s *session) bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.stage == playing
-	})
-	if !plays {
+	at := func(st stage) bool {
+		return slices.ContainsFunc(sessions, func(s *session) bool { return s.now() == st })
+	}
+	if at(fanned) {
+		time.Sleep(lastWords)
+	}
+	if !at(playing) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -58,7 +58,7 @@ func (s *session) status() Status {
 	return st
 }
 
-// Report logs a line about every session.
+// Report logs a line about every session, and one about the engine.
 func (i *Interceptor) Report() {
 	now := time.Now()
 	for _, s := range i.all() {
@@ -67,6 +67,7 @@ func (i *Interceptor) Report() {
 		s.mu.Unlock()
 		i.log.Info("session", attrs...)
 	}
+	i.log.Info("engine", i.cfg.Engine.Attrs()...)
 }
 
 // attrs tell of a session in the log; s.mu is held.

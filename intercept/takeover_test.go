@@ -39,7 +39,7 @@ func upstream(t *testing.T, change func(*demo.Config)) *demo.Server {
 // TestMain lets many tests wait at once: they sit out real time.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	_ = flag.Set("test.parallel", "8")
+	_ = flag.Set("test.parallel", "24")
 	os.Exit(m.Run())
 }
 
@@ -131,6 +131,7 @@ func TestDarwin(t *testing.T) {
 	up := testbed.StartDSS(t, testbed.DSSOptions{Movies: movies})
 	for _, movie := range movies {
 		t.Run(filepath.Base(movie), func(t *testing.T) {
+			t.Parallel()
 			each(t, func(t *testing.T, tcp bool) {
 				pauseAndSeek(t, up.Addr, up.MoviesFolder, "/"+filepath.Base(movie), tcp)
 			})
@@ -380,6 +381,7 @@ func TestOtherConnection(t *testing.T) {
 // When the upstream dies its viewers play on to the end, or do not, as
 // configured.
 func TestUpstreamDies(t *testing.T) {
+	t.Parallel()
 	for name, closes := range map[string]bool{"play": false, "close": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -461,6 +463,7 @@ func TestReplacedWhilePlaying(t *testing.T) {
 // A movie that there is no room for stays relayed, or is refused once it is
 // known what would be sent.
 func TestOverload(t *testing.T) {
+	t.Parallel()
 	f, err := hint.Open(hinted + "/h264-aac.mp4")
 	if err != nil {
 		t.Fatal(err)

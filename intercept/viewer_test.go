@@ -104,6 +104,7 @@ type viewer struct {
 
 	mu    sync.Mutex
 	got   [][]seenPacket // by Media
+	head  [][][]byte     // likewise: the first packets as they came
 	rtcp  [][][]byte
 	udp   []*net.UDPConn
 	news  chan struct{}
@@ -154,6 +155,7 @@ func newViewerOf(t *testing.T, addr, path string, tcp bool, most int) *viewer {
 		}
 	}
 	v.controls = v.controls[:min(most, len(v.controls))]
+	v.head = make([][][]byte, len(v.controls))
 	v.got, v.rtcp = make([][]seenPacket, len(v.controls)), make([][][]byte, len(v.controls))
 	for n, control := range v.controls {
 		transport := fmt.Sprintf("RTP/AVP/TCP;unicast;interleaved=%d-%d", 2*n, 2*n+1)
@@ -291,6 +293,9 @@ func (v *viewer) packet(media int, b []byte, report bool) {
 	if report {
 		v.rtcp[media] = append(v.rtcp[media], append([]byte(nil), b...))
 	} else {
+		if len(v.head[media]) < 64 {
+			v.head[media] = append(v.head[media], append([]byte(nil), b...))
+		}
 		v.got[media] = append(v.got[media], seenPacket{
 			seq: binary.BigEndian.Uint16(b[2:]), time: binary.BigEndian.Uint32(b[4:]), ssrc: binary.BigEndian.Uint32(b[8:]),
 			bits: binary.BigEndian.Uint16(b), sum: sha256.Sum256(b[12:]), at: time.Now(),

@@ -98,6 +98,7 @@ type writer struct {
 	w      io.Writer
 	held   bool // by a body on its way, or for good by an opaque stream
 	closed bool
+	try    trial
 }
 
 // write belongs to the one goroutine that passes this direction on.
@@ -109,8 +110,22 @@ func (w *writer) write(b []byte) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 	}
+	return w.put(b)
+}
+
+// put writes, behind what is owed; the end is the caller's.
+func (w *writer) put(b []byte) error {
 	if w.w == nil {
 		return ErrEnded
+	}
+	if owed := w.try.owed; len(owed) > 0 {
+		w.try.owed = nil
+		if _, err := w.w.Write(owed); err != nil {
+			return err
+		}
+	}
+	if len(b) == 0 {
+		return nil
 	}
 	_, err := w.w.Write(b)
 	return err
@@ -144,11 +159,10 @@ func (w *writer) inTurn(gather func() []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	if w.w == nil || w.closed {
+	if w.closed {
 		return ErrEnded
 	}
-	_, err := w.w.Write(b)
-	return err
+	return w.put(b)
 }
 
 // WriteFrames sends whole interleaved frames of the shim's own to the client,
@@ -166,11 +180,13 @@ func (c *Conn) WriteFrames(frames net.Buffers) error {
 	}
 	c.bytesDown.Add(int64(n))
 	if tcp := below(c.client); tcp != nil {
+		if err := w.put(nil); err != nil {
+			return err
+		}
 		_, err := frames.WriteTo(tcp)
 		return err
 	}
-	_, err := w.w.Write(slices.Concat(frames...)) // a write each would be a TLS record each
-	return err
+	return w.put(slices.Concat(frames...)) // a write each would be a TLS record each
 }
 
 // below is the TCP connection under a client's, nil when it is encrypted.

@@ -395,6 +395,39 @@ func TestTunnel(t *testing.T) {
 		up.expect("HTTP/1.0 200 OK\r\n\r\n")
 		talk(down, upDown, up, upUp, 2)
 	})
+	t.Run("POST closed before its first answer", func(t *testing.T) {
+		r := newRig(t, nil)
+		down, upDown := opened(r)
+		up, upUp := posted(r)
+		upUp.send(hello)
+		up.expect(hello)
+		const request = "OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n"
+		up.send(b64(request))
+		upUp.expect(b64(request))
+		for range 2 {
+			_ = upUp.Close()
+			upUp = r.accept()
+			upUp.expect(post + b64(request)) // made again, with what was sent on it
+		}
+		upUp.send(hello) // of which the client has had one
+		talk(down, upDown, up, upUp, 2)
+		_ = upUp.Close() // not before its time any more
+		up.expectEnd()
+	})
+	t.Run("POST of announced length", func(t *testing.T) {
+		r := newRig(t, nil)
+		opened(r)
+		const request = "OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n"
+		whole := strings.Replace(post, "32767", fmt.Sprint(len(b64(request))), 1) + b64(request)
+		up := r.dial()
+		up.send(whole)
+		upUp := r.accept()
+		upUp.expect(whole)
+		upUp.send(hello)
+		_ = upUp.Close()
+		up.expect(hello)
+		up.expectEnd() // not made again: the upstream has it all
+	})
 	t.Run("refused", func(t *testing.T) {
 		r := newRig(t, nil)
 		down := r.dial()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
 )
@@ -102,7 +103,7 @@ func (s *Server) carryHTTP(ctx context.Context, p *pair, secure bool) {
 	if e.Message.Method() == "GET" {
 		s.carryGet(p, cookie, e.Message.URI(), secure)
 	} else {
-		s.carryPost(ctx, p, cookie)
+		s.carryPost(ctx, p, cookie, e.Message)
 	}
 }
 
@@ -163,15 +164,29 @@ func (t *tunnel) join(p *pair) bool {
 	return !t.over
 }
 
+// part ends a POST to the upstream.
 func (t *tunnel) part(p *pair) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.posts, p)
+	_ = p.upstream.Close()
+}
+
+// turn gives a POST that goes on another connection to the upstream.
+func (t *tunnel) turn(p *pair, up net.Conn) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = p.upstream.Close()
+	p.upstream = up
+	if t.over {
+		return errors.Join(ErrEnded, up.Close())
+	}
+	return nil
 }
 
 // carryPost feeds a POST's requests into its tunnel's conversation. What the
 // upstream says on the POST, if anything, goes back as it is.
-func (s *Server) carryPost(ctx context.Context, p *pair, cookie string) {
+func (s *Server) carryPost(ctx context.Context, p *pair, cookie string, head *Message) {
 	t := s.tunnel(cookie)
 	defer s.leave(t, cookie)
 	select {
@@ -186,28 +201,103 @@ func (s *Server) carryPost(ctx context.Context, p *pair, cookie string) {
 	if !t.join(p) {
 		return
 	}
-	defer t.part(p)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	c := t.conn
-	c.toUpstream.use(base64Writer{p.upstream})
+	room, _ := head.contentLength()
+	up := &post{to: p.upstream, tunnel: c, sent: bytes.Clone(head.Bytes()), room: min(int(room), s.cfg.Limits.MaxHead)}
+	c.toUpstream.use(base64Writer{up})
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		_ = copyRaw(p.client, p.upstream, c.touch)
+		s.fromPost(ctx, t, p, up)
 		_ = p.client.Close()
 	}()
 	in := &base64Reader{src: p.client}
 	err := c.fromClient(NewReader(in, s.cfg.Limits, p.client.SetReadDeadline), in)
 	if errors.Is(err, errNotBase64) {
 		p.log.Info("POST is not base64 any more, passed on as it is")
-		if _, err = p.upstream.Write(in.rest()); err == nil {
-			err = copyRaw(p.upstream, p.client, c.touch)
+		if _, err = up.Write(in.rest()); err == nil {
+			err = copyRaw(up, p.client, c.touch)
 		}
 	}
 	if !isEnd(err) {
 		p.log.Debug("connection broke", "err", err)
 	}
-	_ = p.upstream.Close()
+	cancel()
+	t.part(p)
 	<-down
+}
+
+// post is the way to a POST of the upstream's. It keeps what it sent as long as
+// the POST may have to be made again: the upstream has not said anything in the
+// tunnel, and has not got all that was announced.
+type post struct {
+	mu     sync.Mutex
+	to     net.Conn
+	tunnel *Conn
+	sent   []byte // the head and what followed; nil: not kept
+	room   int    // octets that may follow
+}
+
+func (w *post) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.room -= len(b); w.room > 0 && w.fresh() {
+		w.sent = append(w.sent, b...)
+	} else {
+		w.sent = nil
+	}
+	return w.to.Write(b)
+}
+
+// fresh says whether the POST may be made again; w.mu is held.
+func (w *post) fresh() bool { return w.sent != nil && w.tunnel.bytesDown.Load() == 0 }
+
+// again makes the POST again on a connection of its own.
+func (w *post) again(dial func() (net.Conn, error)) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.fresh() {
+		return ErrEnded
+	}
+	to, err := dial()
+	if err != nil {
+		return err
+	}
+	w.to = to
+	_, err = to.Write(w.sent)
+	return err
+}
+
+// The waits before a POST is made again: from the first they double up to the last.
+const firstRepost, lastRepost = 10 * time.Millisecond, 640 * time.Millisecond
+
+// fromPost passes on what the upstream says on a POST. A POST closed before its
+// time is made again, which its client may do, too: gortsplib's server answers a
+// GET before it can find it, and closes the POST that comes in between.
+func (s *Server) fromPost(ctx context.Context, t *tunnel, p *pair, up *post) {
+	answer := io.Writer(p.client) // to whom goes the first alone
+	for wait := firstRepost; ; wait *= 2 {
+		_ = copyRaw(answer, p.upstream, func() { up.tunnel.touch(); answer = io.Discard })
+		if wait > lastRepost || up.tunnel.bytesDown.Load() > 0 {
+			return
+		}
+		pause(ctx, wait)
+		if err := up.again(func() (net.Conn, error) {
+			conn, err := s.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			s.mu.Lock()
+			p.dialled = conn
+			s.mu.Unlock()
+			return conn, t.turn(p, conn)
+		}); err != nil || ctx.Err() != nil {
+			return
+		}
+		p.log.Info("upstream closed the POST before its first answer, made again", "after", wait)
+	}
 }
 
 // readerOf reads first, then from r.

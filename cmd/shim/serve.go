@@ -40,9 +40,11 @@ var serveFlags = []cli.Flag{
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "as-hinted", EnvVars: []string{"SHIM_AS_HINTED"}, Usage: "send movies at the times their hints say, bunched or not"}),
 	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "off", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "smooth", EnvVars: []string{"SHIM_SMOOTH"}, Usage: "live: spread big frames over half of the time between two, for viewers over UDP"}),
+	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "instant", EnvVars: []string{"SHIM_INSTANT"}, Usage: "live: a viewer who joins others begins with the newest key frame, and catches up; the upstream begins with what comes next"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "overload", EnvVars: []string{"SHIM_OVERLOAD"}, Value: "relay", Usage: "movies that the engine has no room for: relay, refuse (453)"}),
-	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken with the first movie: `MIB`"}),
+	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "memory", EnvVars: []string{"SHIM_MEMORY"}, Value: 256, Usage: "for movie data, taken at the start where --movies or --map is given: `MIB`"}),
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "bandwidth", EnvVars: []string{"SHIM_BANDWIDTH"}, Usage: "of the network, that movies may take; 0 is without limit: `MBIT/S`"}),
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "disk-bandwidth", EnvVars: []string{"SHIM_DISK_BANDWIDTH"}, Usage: "of the disk, that movies may take; 0 is without limit, -1 measures it at the start: `MB/S`"}),
 	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "cycle", EnvVars: []string{"SHIM_CYCLE"}, Value: time.Second, Usage: "of the disk: what is read in one is sent in the next"}),
@@ -218,6 +220,7 @@ func interceptConfig(c *cli.Context, logger *slog.Logger) (intercept.Config, err
 	default:
 		return cfg, fmt.Errorf("live: %q is neither auto nor off", v)
 	}
+	cfg.Smooth, cfg.Instant = c.Bool("smooth"), c.Bool("instant")
 	switch v := c.String("on-upstream-loss"); v {
 	case "play", "close":
 		cfg.CloseOnLoss = v == "close"

@@ -146,9 +146,10 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 	if x.To == x.From || y.To == y.From {
 		return
 	}
-	d.info(where, a, b, x, y)
+	rhythm := d.rhythm(a, sa[:i+1])
+	d.info(where, a, b, x, y, rhythm)
 	if i > 0 && x.From > 0 && y.From > 0 {
-		d.seam(where, a, b, x, y, sa[i-1])
+		d.seam(where, a, b, x, y, sa[i-1], rhythm)
 		if heardA, ok := resumed(a, sa, i); ok {
 			if heardB, ok := resumed(b, sb, i); ok {
 				d.number(Media, where, "Range against what was heard before", heardA, heardB, 0.050, "s")
@@ -156,8 +157,21 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 		}
 	}
 	if d.b.Duration > 0 || d.concurrent() {
-		d.pace(where, a, b, x, y)
+		d.pace(where, a, b, x, y, rhythm)
 	}
+}
+
+// rhythm is the longest time from one packet to the next while a live stream
+// plays: no two viewers join it in the same instant, and by as much may differ
+// what they meet first. A movie begins anew for everybody: 0.
+func (d *differ) rhythm(t *talk.Track, all []Section) float64 {
+	longest := 0.0
+	for _, s := range all {
+		if s.Method == "PLAY" && d.a.Duration == 0 {
+			longest = max(longest, longestGap(t.Packets[s.From:s.To]))
+		}
+	}
+	return longest
 }
 
 // brief says that the section ended before it could be known whether anything
@@ -179,7 +193,7 @@ func heardFor(t *talk.Track, s Section) float64 {
 }
 
 // info compares RTP-Info with the first packet that came.
-func (d *differ) info(where string, a, b *talk.Track, x, y Section) {
+func (d *differ) info(where string, a, b *talk.Track, x, y Section, rhythm float64) {
 	if x.Info == nil || y.Info == nil {
 		return // the header itself is compared
 	}
@@ -191,7 +205,11 @@ func (d *differ) info(where string, a, b *talk.Track, x, y Section) {
 	if x.Info.Timestamp != nil && y.Info.Timestamp != nil && a.Clock > 0 && b.Clock > 0 {
 		offA := float64(int32(pa.Timestamp-*x.Info.Timestamp)) / float64(a.Clock)
 		offB := float64(int32(pb.Timestamp-*y.Info.Timestamp)) / float64(b.Clock)
-		d.exactly(where, "first packet's time after RTP-Info's", offA, offB, 0.010, "s")
+		within := 0.010
+		if offA != 0 { // an upstream that extrapolates is off by how long ago its last packet was
+			within += rhythm
+		}
+		d.exactly(where, "first packet's time after RTP-Info's", offA, offB, within, "s")
 	}
 }
 
@@ -202,7 +220,7 @@ func (d *differ) exactly(where, what string, a, b, within float64, unit string) 
 	}
 	x := Difference{Where: where, What: what, Class: Media, Size: math.Abs(b - a), Within: within, A: show(a, unit), B: show(b, unit)}
 	if unit == "s" && a != 0 {
-		x.Loose = 0.100 // an upstream that extrapolates is off by how long ago its last packet was
+		x.Loose = 0.100
 	}
 	if b == 0 {
 		x.Rule = &Exact
@@ -211,7 +229,7 @@ func (d *differ) exactly(where, what string, a, b, within float64, unit string) 
 }
 
 // seam compares how numbers go on from one section to the next.
-func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
+func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section, rhythm float64) {
 	step := func(t *talk.Track, i int) (seq, seconds float64) {
 		p, q := t.Packets[i-1], t.Packets[i]
 		if t.Clock > 0 {
@@ -235,7 +253,8 @@ func (d *differ) seam(where string, a, b *talk.Track, x, y, before Section) {
 	}
 	d.add(Difference{Where: where, What: "timestamp step from what was heard before", Class: Media, A: show(tsA, "s"),
 		B: show(tsB, "s"), Size: math.Abs(tsA - tsB), Loose: 0.250,
-		Within: 0.060 + longestGap(a.Packets[before.From:before.To])}) // a server that sends in bunches stops between two
+		// A server that sends in bunches stops, and goes on, between two.
+		Within: 0.060 + max(longestGap(a.Packets[before.From:before.To]), 2*rhythm)})
 }
 
 // resumed compares where a PLAY without a position says it goes on with how
@@ -311,6 +330,9 @@ func (d *differ) tail(where string, ta, tb *talk.Track, m alignment, ra, rb stre
 		return
 	}
 	lengthA, lengthB := float64(endA.To-ra.from), float64(endB.To-rb.from)
+	if !ra.fixed { // what is live is joined a packet sooner or later
+		lengthA, lengthB = lengthA-float64(m.pairs[0][0]), lengthB-float64(m.pairs[0][1])
+	}
 	d.number(Media, where, "packets until its end", lengthA, lengthB, 0, "packets")
 }
 

@@ -20,10 +20,10 @@ const (
 )
 
 // pace compares when packets came, within one section.
-func (d *differ) pace(where string, a, b *talk.Track, x, y Section) {
+func (d *differ) pace(where string, a, b *talk.Track, x, y Section, rhythm float64) {
 	pa, pb := a.Packets[x.From:x.To], b.Packets[y.From:y.To]
 	firstA, firstB := max(0, (pa[0].At-x.Begin).Seconds()), max(0, (pb[0].At-y.Begin).Seconds())
-	d.more(Timing, where, "time to the first packet", firstA, firstB, firstSlack, "s", &Sooner)
+	d.more(Timing, where, "time to the first packet", firstA, firstB, firstSlack+rhythm, "s", &Sooner)
 	if len(pa) < 10 || len(pb) < 10 {
 		return
 	}
@@ -116,7 +116,7 @@ type Pace struct {
 	Packets int
 	Gap     time.Duration // the longest
 	Burst   int           // most packets within 5 ms
-	Lead    float64       // of media time at the end, seconds; 0 if unknown
+	Ahead   time.Duration // media time before time, at the end; 0 if unknown
 }
 
 // PaceOf sums up a section.
@@ -124,7 +124,7 @@ func PaceOf(t *talk.Track, s Section) Pace {
 	p := t.Packets[s.From:s.To]
 	out := Pace{Packets: len(p), Gap: time.Duration(longestGap(p) * float64(time.Second)), Burst: longestBurst(p)}
 	if lead, ok := Lead(t, s); ok {
-		out.Lead = lead[len(lead)-1]
+		out.Ahead = time.Duration(lead[len(lead)-1] * float64(time.Second))
 	}
 	return out
 }

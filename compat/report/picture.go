@@ -78,7 +78,11 @@ func draw(a, b *talk.Track, sa, sb judge.Section) picture {
 			low, high = min(low, v), max(high, v)
 		}
 	}
-	return picture{Title: fmt.Sprintf("%s, %s", sa.Label, a.Kind), A: judge.PaceOf(a, sa), B: judge.PaceOf(b, sb),
+	title := sa.Label + ", " + a.Kind
+	if a.Conn != "A" {
+		title += " of " + a.Conn
+	}
+	return picture{Title: title, A: judge.PaceOf(a, sa), B: judge.PaceOf(b, sb),
 		Direct: svg(x, most, low, high, "upstream"), Shim: svg(y, most, low, high, "shim")}
 }
 

@@ -40,7 +40,7 @@ type exchange struct {
 }
 
 // marked parts two texts into what they share at both ends and what differs
-// between.
+// between, in whole numbers.
 func marked(a, b string) (x, y []span) {
 	a, b = printable(a), printable(b)
 	if a == b {
@@ -50,9 +50,15 @@ func marked(a, b string) (x, y []span) {
 	for from < len(a) && from < len(b) && a[from] == b[from] {
 		from++
 	}
+	for from > 0 && inNumber(a[from-1]) {
+		from--
+	}
 	to := 0
 	for to < len(a)-from && to < len(b)-from && a[len(a)-1-to] == b[len(b)-1-to] {
 		to++
+	}
+	for to > 0 && inNumber(a[len(a)-to]) {
+		to--
 	}
 	cut := func(s string) []span {
 		parts := []span{{Text: s[:from]}, {Text: s[from : len(s)-to], Mark: true}, {Text: s[len(s)-to:]}}
@@ -67,6 +73,8 @@ func marked(a, b string) (x, y []span) {
 	}
 	return cut(a), cut(b)
 }
+
+func inNumber(b byte) bool { return b == '.' || b >= '0' && b <= '9' }
 
 // conversation aligns what was said with the upstream and with the shim.
 func conversation(p compat.Point) []exchange {

@@ -54,7 +54,7 @@ func TestParseRefuses(t *testing.T) {
 // Every built-in point says what it is for, carries known tags and speaks of
 // what exists.
 func TestPoints(t *testing.T) {
-	known := strings.Fields("movie live udp tcp quick media seek pause end gone auth publish alone malformed slow timeout tunnel darwin 3gpp multicast rtcp risky risky-live")
+	known := strings.Fields("movie live udp tcp quick media seek pause end gone auth publish alone malformed slow timeout tunnel darwin 3gpp multicast rtcp risky risky-live shared")
 	all, err := Points()
 	if err != nil {
 		t.Fatal(err)

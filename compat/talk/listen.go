@@ -119,15 +119,13 @@ func (t *talk) dispatch(track *Track, rtcp int, raw []byte) {
 func (t *talk) tunnelled() bool { return t.nextVerb == script.Tunnel }
 
 // publish sends synthetic media on every track set up to record: the same
-// packets in every run, so that a viewer of them can be compared.
+// packets, and as many, in every run, so that a viewer of them can be compared.
 func (t *talk) publish(d time.Duration) error {
 	const interval = 20 * time.Millisecond
 	t.recording.Synthetic = true
-	random := rand.New(rand.NewPCG(1, 2))
-	began := t.now()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	for n := 0; t.now()-began < d; n++ {
+	for range d / interval {
 		select {
 		case <-ticker.C:
 		case <-t.ctx.Done():
@@ -140,7 +138,7 @@ func (t *talk) publish(d time.Duration) error {
 			}
 			p := rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: pt, Marker: true,
 				SequenceNumber: uint16(1000*media + t.sent), Timestamp: uint32((t.sent) * track.Clock / 50),
-				SSRC: uint32(0x5EED0000 + media)}, Payload: synthetic(random, track, n)}
+				SSRC: uint32(0x5EED0000 + media)}, Payload: synthetic(track, media, t.sent)}
 			raw, err := p.Marshal()
 			if err != nil {
 				return err
@@ -157,7 +155,8 @@ func (t *talk) publish(d time.Duration) error {
 
 // synthetic is a payload that servers which look inside accept: for video one
 // H.264 slice (RFC 6184 5.6), key picture first, else noise of 160 bytes.
-func synthetic(random *rand.Rand, track *Track, n int) []byte {
+func synthetic(track *Track, media, n int) []byte {
+	random := rand.New(rand.NewPCG(uint64(media), uint64(n)))
 	size, first := 160, byte(random.Uint32())
 	if strings.EqualFold(track.Kind, "video") {
 		size, first = 700, 0x41

@@ -36,9 +36,10 @@ func Open(name string) (*File, error) {
 		err = fmt.Errorf("%s: not a regular file", name)
 	}
 	if err == nil {
+		r := uncachedFile(f)
 		var m *Movie
-		if m, err = Read(f, st.Size(), name); err == nil {
-			return &File{Movie: m, ReaderAt: f, info: st, file: f}, nil
+		if m, err = Read(r, st.Size(), name); err == nil {
+			return &File{Movie: m, ReaderAt: r, info: st, file: f}, nil
 		}
 	}
 	return nil, errors.Join(err, f.Close())

@@ -28,8 +28,9 @@ type Media struct {
 // Config sets up a Group.
 type Config struct {
 	Medias []Media
+	Smooth bool             // big frames leave over half of their interval, as far as datagrams go
 	Wake   func()           // has Send called soon, on its thread
-	Go     func(run func()) // starts a goroutine: one for each Member on a connection
+	Go     func(run func()) // starts a goroutine, for Members on connections
 }
 
 // Group is a live stream and its viewers. Its methods may be called from
@@ -38,17 +39,20 @@ type Group struct {
 	cfg   Config
 	rates []uint32
 
-	mu      sync.RWMutex // held to read while packets are on loan to the kernel
-	log     *log
-	source  *Source
-	bye     []byte // the Source's last goodbye, and of which Media
-	byeOf   int
-	closed  bool
-	members []*Member // all
-	udp     []*Member // of them, those that Send serves
-	rung    time.Time // when Members on connections were last told of packets
+	mu     sync.RWMutex // held to read while packets are on loan to the kernel
+	log    *log
+	source *Source
+	bye    []byte // the Source's last goodbye, and of which Media
+	byeOf  int
+	closed bool
+	udp    []*Member // Members that Send serves
+	tcp    []*Member // and those on connections; nil before the first
+	rung   time.Time // when those were last told of packets
 
-	headers [sendHeaders][rtpHeader]byte // for Send
+	bell chan struct{} // holds one ring, for writeAll
+
+	smooth  smoother                     // for Send
+	headers [sendHeaders][rtpHeader]byte // likewise
 	header  int
 	last    atomic.Int64 // unix nanoseconds of the last packet
 }
@@ -59,10 +63,11 @@ const sendHeaders = 8192
 
 // Open makes a Group without Source or Members.
 func Open(c Config) *Group {
-	g := &Group{cfg: c, log: newLog(len(c.Medias), true)}
+	g := &Group{cfg: c, log: newLog(len(c.Medias), true), bell: make(chan struct{}, 1)}
 	for _, m := range c.Medias {
 		g.rates = append(g.rates, m.Rate)
 	}
+	g.smooth.frames = make([]frame, len(c.Medias))
 	g.last.Store(time.Now().UnixNano())
 	return g
 }
@@ -71,11 +76,18 @@ func Open(c Config) *Group {
 // but what a connection is being written.
 func (g *Group) Close() {
 	g.mu.Lock()
-	members := g.members
-	g.members, g.udp, g.source, g.closed = nil, nil, nil, true
+	for _, m := range append(g.udp, g.tcp...) {
+		m.gone = true
+	}
+	g.udp, g.tcp, g.source, g.closed = nil, nil, nil, true
 	g.mu.Unlock()
-	for _, m := range members {
-		m.stop()
+	g.ring()
+}
+
+func (g *Group) ring() {
+	select {
+	case g.bell <- struct{}{}:
+	default:
 	}
 }
 
@@ -93,6 +105,7 @@ type Source struct {
 	maps  []Mapping
 	ssrc  []uint32 // as it comes
 	moved bool     // SSRC changed on the way
+	doubt []bool   // by Media: nothing has come yet that shows how it is numbered
 }
 
 // NewSource makes a Source that is compared with the Group; with payload, it
@@ -171,7 +184,14 @@ func (g *Group) take(s *Source, media int, p []byte, rtcp bool, at time.Time) {
 		return
 	}
 	e.seq, e.time = e.seq+m.Seq, e.time+m.Time
-	if had := g.log.find(media, e.seq); had != nil && had.same(&e) && had.time == e.time {
+	had := g.log.find(media, e.seq)
+	if s.doubt != nil && s.doubt[media] && to.started {
+		if s.moved = had == nil && !to.fits(Mapping{}, &e, g.rates[media]); s.moved {
+			return
+		}
+		s.doubt[media] = false
+	}
+	if had != nil && had.same(&e) && had.time == e.time {
 		return // a predecessor brought it
 	}
 	put(g.log.put(e, p), e.seq, e.time, m.SSRC)
@@ -251,6 +271,30 @@ func (s *Source) lead(maps []Mapping) {
 	g.tell(time.Now())
 }
 
+// recallAfter is how long a Source's first packet must have been there: those
+// before it, which others bring, may still be on their way.
+const recallAfter = 10 * time.Millisecond
+
+// Recall is Lead for a Source that is back after a pause, as soon as its packets
+// show that it is numbered as known.
+func (s *Source) Recall(known []Mapping, now time.Time) bool {
+	g := s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.trial == nil || s.trial.head == s.trial.tail || now.Sub(s.trial.entry(s.trial.tail).at) < recallAfter ||
+		len(known) != len(g.rates) || !g.log.recall(s.trial, known, g.rates) {
+		return false
+	}
+	maps := make([]Mapping, len(known))
+	s.doubt = make([]bool, len(known))
+	for n, k := range known {
+		maps[n] = Mapping{g.log.medias[n].ssrc, k.Seq, k.Time}
+		s.doubt[n] = s.trial.oldest(n) == nil
+	}
+	s.lead(maps)
+	return true
+}
+
 // Follow is Lead for a Source that has nothing in common with the Group any
 // more, as the one before has gone: it goes on as it was known to be numbered
 // (nil when it was not), or without a step. It returns the numbering.
@@ -284,7 +328,7 @@ func (g *Group) tell(now time.Time) {
 	if g.cfg.Wake != nil && len(g.udp) > 0 {
 		g.cfg.Wake()
 	}
-	if g.log.head == g.log.tail || len(g.udp) == len(g.members) {
+	if g.log.head == g.log.tail || len(g.tcp) == 0 {
 		return
 	}
 	const marker = 1 << 7
@@ -293,7 +337,5 @@ func (g *Group) tell(now time.Time) {
 		return
 	}
 	g.rung = now
-	for _, m := range g.members {
-		m.ring()
-	}
+	g.ring()
 }

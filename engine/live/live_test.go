@@ -32,6 +32,8 @@ type client struct {
 	got    []rtp.Packet
 	rtcp   [][]byte
 	bytes  int
+	owed   []byte // accepted by TryFrames
+	tries  int
 	writes int
 	most   int
 }
@@ -41,6 +43,10 @@ func (c *client) WriteFrames(frames net.Buffers) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writes++
+	if c.owed != nil {
+		frames = append(net.Buffers{c.owed}, frames...)
+		c.owed = nil
+	}
 	for _, b := range frames {
 		c.most = max(c.most, len(b))
 		for len(b) > 0 {
@@ -63,6 +69,29 @@ func (c *client) WriteFrames(frames net.Buffers) error {
 		}
 	}
 	return nil
+}
+
+// TryFrames takes part of what comes, now and then, if it takes anything.
+func (c *client) TryFrames(b []byte) int {
+	select {
+	case <-c.open:
+	default:
+		return 0
+	}
+	c.mu.Lock()
+	n := len(b)
+	if c.tries++; c.tries%7 == 0 {
+		n /= 2
+	}
+	c.mu.Unlock()
+	if n < len(b) {
+		c.owed = append([]byte(nil), b...) // all are counted once the rest is there
+		return n
+	}
+	if c.WriteFrames(net.Buffers{b}) != nil {
+		return 0
+	}
+	return n
 }
 
 func group(t *testing.T, medias ...Media) *Group {
@@ -206,7 +235,7 @@ func TestReports(t *testing.T) {
 	src.Feed(0, [][]byte{packet(t, 3, 5200, 77, false, []byte("a"))}, false, time.Now())
 	wait(t, "two packets", func() bool { return m.Stats().Packets == 2 })
 	g.Goodbye()
-	m.ring()
+	g.ring()
 	wait(t, "the goodbye", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.rtcp) == 2 })
 	for n, b := range c.rtcp {
 		all, err := rtcp.Unmarshal(b)
@@ -326,5 +355,85 @@ func TestHandover(t *testing.T) {
 				t.Fatalf("lead %d: packet %d is %v", lead, i+1, p)
 			}
 		}
+	}
+}
+
+// A Source that is back after a pause leads at once, by the numbers it was known
+// to have, while one of its Medias is silent; not when they are others, or when
+// a packet is missing that the Source before may bring.
+func TestRecall(t *testing.T) {
+	body := func(n int) []byte { return []byte{byte(n), 7, 9} }
+	for _, c := range []struct {
+		name   string
+		first  int    // video packet that the Source brings first; the group has 50
+		seq    uint16 // by which its numbers are others than known
+		change byte   // in its payloads
+		audio  uint16 // seq of its first packet of the silent Media, later; known: 51
+		leads  bool
+		moved  bool
+	}{
+		{name: "in common", first: 48, audio: 51, leads: true},
+		{name: "the very next", first: 51, audio: 51, leads: true},
+		{name: "one missing", first: 52},
+		{name: "other numbers", first: 51, seq: 1},
+		{name: "other payload", first: 48, change: 1},
+		{name: "the silent one is another", first: 51, audio: 9051, leads: true, moved: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := group(t, Media{"", 90000}, Media{"", 8000})
+			a, b := g.NewSource(false), g.NewSource(true)
+			a.Lead(nil)
+			view := &client{open: make(chan struct{})}
+			close(view.open)
+			now := time.Now()
+			at := func(n int) time.Time { return now.Add(time.Duration(n) * time.Millisecond) }
+			feed := func(s *Source, media, n int, seq uint16, payload []byte, ssrc uint32) {
+				s.Feed(media, [][]byte{packet(t, seq, uint32(n)*[]uint32{90, 8}[media], ssrc, false, payload)}, false, at(n))
+			}
+			var m *Member
+			for n := range 51 {
+				feed(a, 0, n, uint16(n), body(n), 1)
+				feed(a, 1, n, uint16(n), body(n), 2)
+				if n == 0 {
+					m = g.Join(MemberSpec{TCP: view, Medias: []MemberMedia{{Mapping: Mapping{SSRC: 1}}, {Mapping: Mapping{SSRC: 2}, RTP: 2, RTCP: 3}}})
+				}
+			}
+			known := []Mapping{{SSRC: 1, Seq: 5}, {SSRC: 2, Seq: 5}} // its numbers are 5 less
+			if b.Recall(known, at(1000)) {
+				t.Fatal("leads before it has brought anything")
+			}
+			for n := c.first; n < 52; n++ {
+				p := body(n)
+				p[1] ^= c.change
+				feed(b, 0, n, uint16(n)-5+c.seq, p, 3)
+			}
+			if b.Recall(known, at(c.first+5)) {
+				t.Error("leads while older packets may be on their way")
+			}
+			if got := b.Recall(known, at(c.first+20)); got != c.leads {
+				t.Fatalf("leads: %v", got)
+			}
+			if !c.leads {
+				return
+			}
+			feed(b, 1, 51, c.audio-5, body(51), 4)
+			feed(b, 0, 52, 52-5, body(52), 3)
+			if b.Moved() != c.moved {
+				t.Errorf("moved: %v", b.Moved())
+			}
+			if c.moved {
+				return
+			}
+			wait(t, "all", func() bool { return m.Stats().Packets >= 103 })
+			m.Leave()
+			next := [2]int{1, 1}
+			for _, p := range view.got {
+				k := map[uint32]int{1: 0, 2: 1}[p.SSRC]
+				if int(p.SequenceNumber) != next[k] || int(p.Payload[0]) != next[k] {
+					t.Fatalf("media %d: packet %d is %v", k, next[k], p)
+				}
+				next[k]++
+			}
+		})
 	}
 }

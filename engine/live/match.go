@@ -11,9 +11,10 @@ type Mapping struct {
 }
 
 const (
-	matchWindow = 64   // a Source's last packets of a Media, as far as they are compared
-	matchMost   = 16   // places where they may be, compared at most
-	followSeq   = 2000 // packets that may be missing for known numbers to be believed
+	matchWindow = 64              // a Source's last packets of a Media, as far as they are compared
+	matchMost   = 16              // places where they may be, compared at most
+	matchApart  = 3 * time.Second // between one upstream session's packet and another's: what repeats may look the same
+	followSeq   = 2000            // packets that may be missing for known numbers to be believed
 	followTime  = time.Second
 )
 
@@ -47,7 +48,7 @@ func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string)
 		}
 		for n := l.tail; n < l.head && tried < matchMost; n++ {
 			e := l.entry(n)
-			if int(e.media) != media || e.rtcp || !e.same(t) {
+			if int(e.media) != media || e.rtcp || !e.same(t) || e.at.Sub(t.at).Abs() > matchApart {
 				continue
 			}
 			tried++
@@ -76,7 +77,11 @@ func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string)
 // agree says whether enough of a Media's last packets are those of l by m, and
 // none is another.
 func (l *log) agree(from *log, media int, m Mapping, need int) bool {
-	same := 0
+	return l.same(from, media, m) >= need
+}
+
+// same counts a Media's last packets that are those of l by m; -1 if one is another.
+func (l *log) same(from *log, media int, m Mapping) (count int) {
 	for back := range uint16(matchWindow) {
 		t := from.find(media, from.medias[media].seq-back)
 		if t == nil {
@@ -87,11 +92,40 @@ func (l *log) agree(from *log, media int, m Mapping, need int) bool {
 			continue // lost, or not here yet
 		}
 		if !e.same(t) || e.time != t.time+m.Time {
+			return -1
+		}
+		count++
+	}
+	return count
+}
+
+// recall says whether a Source that is back after a pause is numbered as it was
+// known to be: every Media it brings goes on without a hole, by packets that l
+// has too or from the very next one. One that is silent yet is not waited for:
+// sound may come in bunches a quarter of a second apart.
+func (l *log) recall(from *log, known []Mapping, rates []uint32) bool {
+	sure := false
+	for n, m := range l.medias {
+		first := from.oldest(n)
+		if first == nil {
+			continue
+		}
+		same := l.same(from, n, known[n])
+		next := first.seq+known[n].Seq == m.seq+1 && m.fits(known[n], first, rates[n])
+		if same < 0 || same == 0 && !next {
 			return false
 		}
-		same++
+		sure = true
 	}
-	return same >= need
+	return sure
+}
+
+// fits says whether e may follow, in what is known to be its numbers: with no
+// more missing, and at no other time, than can be.
+func (m *place) fits(k Mapping, e *entry, rate uint32) bool {
+	lost := int16(e.seq + k.Seq - m.seq)
+	moved := time.Duration(int64(int32(e.time+k.Time-m.time))) * time.Second / time.Duration(max(rate, 1))
+	return lost > 0 && lost < followSeq && (moved-e.at.Sub(m.at)).Abs() < followTime
 }
 
 // follow numbers a Source that has no packet in common with l to go on behind
@@ -109,14 +143,9 @@ func (l *log) follow(from *log, known []Mapping, rates []uint32) []Mapping {
 		}
 		past := first.at.Sub(m.at)
 		ticks := uint32(int64(past) * int64(rates[n]) / int64(time.Second))
-		if known != nil {
-			k := known[n]
-			lost := int16(first.seq + k.Seq - m.seq)
-			moved := time.Duration(int64(int32(first.time+k.Time-m.time))) * time.Second / time.Duration(max(rates[n], 1))
-			if k.SSRC == m.ssrc && lost > 0 && lost < followSeq && (moved-past).Abs() < followTime {
-				maps[n] = k
-				continue
-			}
+		if known != nil && known[n].SSRC == m.ssrc && m.fits(known[n], first, rates[n]) {
+			maps[n] = known[n]
+			continue
 		}
 		maps[n] = Mapping{m.ssrc, m.seq + 1 - first.seq, m.time + ticks - first.time}
 	}

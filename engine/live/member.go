@@ -1,28 +1,23 @@
 package live
 
 import (
-	"encoding/binary"
-	"net"
 	"sync/atomic"
 	"time"
 
 	"rtspshim/engine/wire"
 )
 
-// Outlet is where a Member's datagrams of a Media go, RTP (0) or RTCP (1).
+// Outlet is where a Member's datagrams of a Media go, RTP (0) or RTCP (1): the
+// same as long as the Member is one.
 type Outlet interface {
 	Outlet(kind int) (wire.Conn, *wire.Dest)
-}
-
-// Writer takes whole interleaved frames; it may block.
-type Writer interface {
-	WriteFrames(frames net.Buffers) error
 }
 
 // MemberSpec describes a viewer.
 type MemberSpec struct {
 	Medias []MemberMedia // in the order of the Group's
 	TCP    Writer        // nil for datagrams
+	Begin  *Begin        // in the past; nil for the present
 }
 
 // MemberMedia is a viewer's view of one Media.
@@ -52,46 +47,69 @@ type Member struct {
 	spec MemberSpec
 	tcp  bool
 
-	// Of whoever sends, Send or the Member's goroutine, under Group.mu.
+	// Of whoever sends, Send, writeAll or the Member's goroutine, under Group.mu.
 	same  []bool // by Media: the Group's own numbers
 	lost  []bool // by Media: until its next key frame
 	at    uint64 // of the log, sent next
 	since uint64 // where the log stood when it joined
+	pace  *pace  // while it catches up
+	via   [][2]via
 
 	packets, octets, dropped atomic.Uint64
 
-	bell chan struct{} // connections: holds one ring
-	gone atomic.Bool
-	done chan struct{} // closed when the goroutine has ended
+	gone bool // likewise
+
+	// Connections.
+	plain    bool          // sees the Group's own numbers
+	channels [][2]uint8    // by Media
+	slow     atomic.Bool   // a goroutine of its own is what sends
+	done     chan struct{} // closed when the last one has ended
+}
+
+// via is an Outlet's answer.
+type via struct {
+	conn wire.Conn
+	dest *wire.Dest
 }
 
 // Join adds a viewer, who is sent what follows the last packets it has.
 func (g *Group) Join(spec MemberSpec) *Member {
 	n := len(spec.Medias)
-	m := &Member{g: g, spec: spec, tcp: spec.TCP != nil, same: make([]bool, n), lost: make([]bool, n),
-		bell: make(chan struct{}, 1), done: make(chan struct{})}
+	m := &Member{g: g, spec: spec, tcp: spec.TCP != nil, same: make([]bool, n), lost: make([]bool, n), via: make([][2]via, n), plain: true, done: make(chan struct{})}
+	close(m.done)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m.at, m.since = g.log.head, g.log.head
+	if b := spec.Begin; b != nil && b.at >= g.log.tail {
+		m.at, m.pace = b.at, &pace{from: g.log.entry(b.at).at, began: time.Now()}
+	}
 	for n := range spec.Medias {
 		to := &spec.Medias[n]
+		m.channels = append(m.channels, [2]uint8{to.RTP, to.RTCP})
 		m.same[n] = to.Seq == 0 && to.Time == 0 && to.SSRC == g.log.medias[n].ssrc
+		m.plain = m.plain && m.same[n]
 		if at := g.log.behind(n, to.Last-to.Seq); at > 0 {
 			m.at = min(m.at, at)
 		}
+		if to.Outlet != nil {
+			for kind := range m.via[n] {
+				m.via[n][kind].conn, m.via[n][kind].dest = to.Outlet.Outlet(kind)
+			}
+		}
 	}
 	if g.closed {
-		m.gone.Store(true)
-		close(m.done)
+		m.gone = true
 		return m
 	}
-	g.members = append(g.members, m)
 	if m.tcp {
-		m.ring()
-		g.cfg.Go(m.write)
+		if g.tcp == nil {
+			g.tcp = []*Member{}
+			g.cfg.Go(g.writeAll)
+		}
+		g.tcp = append(g.tcp, m)
+		g.ring()
 		return m
 	}
-	close(m.done)
 	g.udp = append(g.udp, m)
 	g.cfg.Wake()
 	return m
@@ -107,13 +125,14 @@ const leaveWait = 500 * time.Millisecond
 func (m *Member) Leave() []MemberMedia {
 	g := m.g
 	g.mu.Lock()
-	g.members, g.udp = without(g.members, m), without(g.udp, m)
+	g.tcp, g.udp = without(g.tcp, m), without(g.udp, m)
+	m.gone = true
+	done := m.done
 	g.mu.Unlock()
-	m.stop()
 	timer := time.NewTimer(leaveWait)
 	defer timer.Stop()
 	select {
-	case <-m.done:
+	case <-done:
 	case <-timer.C:
 	}
 	return m.State()
@@ -132,6 +151,9 @@ func (m *Member) Stats() MemberStats {
 }
 
 func without(list []*Member, m *Member) []*Member {
+	if list == nil {
+		return nil
+	}
 	rest := make([]*Member, 0, len(list))
 	for _, other := range list {
 		if other != m {
@@ -139,18 +161,6 @@ func without(list []*Member, m *Member) []*Member {
 		}
 	}
 	return rest
-}
-
-func (m *Member) stop() {
-	m.gone.Store(true)
-	m.ring()
-}
-
-func (m *Member) ring() {
-	select {
-	case m.bell <- struct{}{}:
-	default:
-	}
 }
 
 // joined is how many packets may come before what a new Member has already is
@@ -166,11 +176,11 @@ func (m *Member) wants(n uint64, e *entry) bool {
 	return n >= m.since+joined || int16(e.seq+to.Seq-to.Last) > 0
 }
 
-// sent notes packets on their way.
-func (m *Member) sent(e *entry, count, octets int) {
-	to := &m.spec.Medias[e.media]
-	if seq := e.seq + to.Seq; int16(seq-to.Last) > 0 {
-		to.Last, to.LastTime = seq, e.time+to.Time
+// sent notes packets on their way, up to that one of the Group's.
+func (m *Member) sent(media int, seq uint16, time uint32, count, octets int) {
+	to := &m.spec.Medias[media]
+	if seq := seq + to.Seq; int16(seq-to.Last) > 0 {
+		to.Last, to.LastTime = seq, time+to.Time
 	}
 	to.Packets += uint32(count)
 	to.Octets += uint32(octets)
@@ -185,56 +195,66 @@ func (m *Member) report(e *entry, p []byte) {
 	renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
 }
 
-// burst is how many packets a viewer is sent before the next one's turn.
-const burst = 32
-
 // Send sends to all Members whose datagrams go through out what they have not
-// had yet. It is called by one thread.
-func (g *Group) Send(out *wire.Batch) {
+// had yet, and may have now. It is called by one thread. It returns when there
+// is more to send, zero if nothing is left.
+func (g *Group) Send(out *wire.Batch, now time.Time) (next time.Time) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	defer out.Flush() // the log does not move before
-	for more := true; more; {
-		more = false
-		for _, m := range g.udp {
-			if m.at < g.log.tail {
-				m.dropped.Add(g.log.tail - m.at)
-				m.at = g.log.tail
-			}
-			more = m.send(out) || more
+	open := g.log.head
+	if g.cfg.Smooth {
+		next = g.smooth.release(g.log, g.rates, now)
+		open = g.smooth.open
+	}
+	for _, m := range g.udp {
+		if m.at < g.log.tail {
+			m.dropped.Add(g.log.tail - m.at)
+			m.at = g.log.tail
+		}
+		if at := m.send(out, open, now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
 		}
 	}
+	return next
 }
 
-// send sends a burst and tells whether there is more.
-func (m *Member) send(out *wire.Batch) bool {
+// send sends a burst and tells when there is more.
+func (m *Member) send(out *wire.Batch, open uint64, now time.Time) (next time.Time) {
+	if m.at >= open {
+		return next
+	}
 	l := m.g.log
-	for left := burst; left > 0 && m.at < l.head; {
+	for left := burstFor(open - m.at); m.at < open; {
 		e := l.entry(m.at)
 		if !m.wants(m.at, e) {
 			m.at++
 			continue
 		}
-		to := &m.spec.Medias[e.media]
-		kind := 0
-		if e.rtcp {
-			kind = 1
+		if left <= 0 {
+			return now.Add(burstGap)
 		}
-		conn, dest := to.Outlet.Outlet(kind)
+		if m.pace != nil {
+			if at := m.pace.due(e.at); at.After(now) {
+				return at
+			}
+		}
+		to := &m.spec.Medias[e.media]
+		via := &m.via[e.media][kindOf(e)]
 		switch {
-		case dest == nil:
+		case via.dest == nil:
 			m.at++
 		case e.rtcp:
 			p := make([]byte, e.size)
 			m.report(e, p)
-			out.Add(conn, dest, p)
+			out.Add(via.conn, via.dest, p)
 			m.at++
 		case m.same[e.media]:
-			count, octets := m.run(left)
+			count, octets := m.run(open, left)
 			size := int(e.size)
 			last := l.entry(m.at + uint64(count) - 1)
-			out.AddRun(conn, dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
-			m.sent(last, count, octets-count*rtpHeader)
+			out.AddRun(via.conn, via.dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
+			m.sent(int(e.media), last.seq, last.time, count, octets-count*rtpHeader)
 			m.at += uint64(count)
 			left -= count
 		default:
@@ -243,22 +263,33 @@ func (m *Member) send(out *wire.Batch) bool {
 			p := l.bytes(e)
 			h[0], h[1] = p[0], p[1]
 			put(h, e.seq+to.Seq, e.time+to.Time, to.SSRC)
-			out.Add(conn, dest, h, p[rtpHeader:])
-			m.sent(e, 1, len(p)-rtpHeader)
+			out.Add(via.conn, via.dest, h, p[rtpHeader:])
+			m.sent(int(e.media), e.seq, e.time, 1, len(p)-rtpHeader)
 			m.at++
 			left--
 		}
 	}
-	return m.at < l.head
+	if m.at == l.head {
+		m.pace = nil // it has caught up
+	}
+	return next
+}
+
+// kindOf is an entry's Outlet.
+func kindOf(e *entry) int {
+	if e.rtcp {
+		return 1
+	}
+	return 0
 }
 
 // run is how many packets from the one at hand leave as they lie: of one Media
 // and one size, the last perhaps shorter.
-func (m *Member) run(most int) (count, octets int) {
+func (m *Member) run(open uint64, most int) (count, octets int) {
 	l := m.g.log
 	first := l.entry(m.at)
 	count, octets = 1, int(first.size)
-	for before := first; count < most && m.at+uint64(count) < l.head; count++ {
+	for before := first; count < most && m.at+uint64(count) < open; count++ {
 		n := m.at + uint64(count)
 		e := l.entry(n)
 		if e.media != first.media || e.rtcp || e.pos != before.pos+uint64(before.size) || e.size > first.size ||
@@ -269,102 +300,4 @@ func (m *Member) run(most int) (count, octets int) {
 		before = e
 	}
 	return count, octets
-}
-
-const (
-	writeBytes = 128 << 10               // in one write to a connection, about
-	lagMost    = 1500 * time.Millisecond // behind which a connection is slow
-	frameHead  = 4                       // $, channel, length (RFC 2326 §10.12)
-)
-
-// write is the goroutine of a Member on a connection.
-func (m *Member) write() {
-	defer close(m.done)
-	var b []byte
-	for range m.bell {
-		for {
-			if b = m.gather(b[:0]); len(b) == 0 {
-				break
-			}
-			if m.spec.TCP.WriteFrames(net.Buffers{b}) != nil {
-				return // the connection ends, and the session knows
-			}
-		}
-		if m.gone.Load() {
-			return
-		}
-	}
-}
-
-// gather appends what is to be written next.
-func (m *Member) gather(b []byte) []byte {
-	g := m.g
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	l := g.log
-	if m.gone.Load() {
-		return b
-	}
-	m.catchUp()
-	for ; m.at < l.head && len(b) < writeBytes; m.at++ {
-		e := l.entry(m.at)
-		if !m.wants(m.at, e) || m.leaveOut(e) {
-			continue
-		}
-		to := &m.spec.Medias[e.media]
-		channel := to.RTP
-		if e.rtcp {
-			channel = to.RTCP
-		}
-		b = append(b, '$', channel, 0, 0)
-		binary.BigEndian.PutUint16(b[len(b)-2:], uint16(e.size))
-		b = append(b, l.bytes(e)...)
-		p := b[len(b)-int(e.size):]
-		if e.rtcp {
-			m.report(e, p)
-			continue
-		}
-		put(p, e.seq+to.Seq, e.time+to.Time, to.SSRC)
-		m.sent(e, 1, len(p)-rtpHeader)
-	}
-	return b
-}
-
-// catchUp lets a connection that is slow lose whole frames of every Media whose
-// key frames are known, and all that is out of the log.
-func (m *Member) catchUp() {
-	l := m.g.log
-	slow := m.at < l.tail
-	if slow {
-		m.dropped.Add(l.tail - m.at)
-		m.at = l.tail
-	}
-	if m.at < l.head {
-		e := l.entry(m.at)
-		slow = slow || l.entry(l.head-1).at.Sub(e.at) > lagMost || l.pos-e.pos > logBytes/2
-	}
-	if !slow {
-		return
-	}
-	for n := range m.lost {
-		m.lost[n] = isKnown(m.g.cfg.Medias[n].Codec)
-	}
-}
-
-// leaveOut drops the packets of a Media up to the newest key frame, from the
-// next frame on.
-func (m *Member) leaveOut(e *entry) bool {
-	if !m.lost[e.media] || e.rtcp {
-		return false
-	}
-	at, to := m.g.log.medias[e.media], &m.spec.Medias[e.media]
-	if e.time+to.Time == to.LastTime { // the rest of a frame that is begun
-		return false
-	}
-	if at.key == 0 || m.at+1 < at.key {
-		m.dropped.Add(1)
-		return true
-	}
-	m.lost[e.media] = false
-	return false
 }

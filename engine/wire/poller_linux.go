@@ -124,7 +124,8 @@ type Thread int
 // LockThread ties the calling goroutine to its thread for good, names the
 // thread (15 bytes, as top -H shows it; the main thread's name is the program's
 // and stays) and lets it wake on time: the kernel delays an ordinary thread's
-// timers by 50 µs (prctl(2), PR_SET_TIMERSLACK).
+// timers by 50 µs (prctl(2), PR_SET_TIMERSLACK), and lets one that has the
+// processor go on for some milliseconds.
 func LockThread(name string) Thread {
 	runtime.LockOSThread()
 	t := Thread(unix.Gettid())
@@ -134,6 +135,13 @@ func LockThread(name string) Thread {
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	for _, nice := range []int32{-5, 0} { // the first takes CAP_SYS_NICE
+		// Who asks for a short slice is let in sooner (sched(7); Linux 6.12).
+		a := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: nice, Runtime: 100_000}
+		if unix.SchedSetAttr(0, &a, 0) == nil {
+			break
+		}
+	}
 	return t
 }
 

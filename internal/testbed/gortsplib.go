@@ -29,7 +29,8 @@ type GortsplibOptions struct {
 	NoUDP       bool   // interleaved TCP only
 	Multicast   bool   // offer multicast too
 	IdleTimeout time.Duration
-	WriteQueue  int // packets that may wait for each reader, a power of two; 256
+	WriteQueue  int                             // packets that may wait for each reader, a power of two; 256
+	Listen      func(net.Listener) net.Listener // put between the server and its listener; nil: nothing
 }
 
 // Gortsplib is a running server of gortsplib, in this process. Any path may be
@@ -63,6 +64,9 @@ func StartGortsplib(tb testing.TB, o GortsplibOptions) *Gortsplib {
 	listener, err := net.Listen("tcp", net.JoinHostPort(o.Host, "0"))
 	if err != nil {
 		tb.Fatalf("gortsplib: %v", err)
+	}
+	if o.Listen != nil {
+		listener = o.Listen(listener)
 	}
 	g := &Gortsplib{
 		Upstream: Upstream{Name: "gortsplib", Addr: listener.Addr().String(), TLS: o.TLS || o.SRTP, Auth: o.Auth},

@@ -1,0 +1,58 @@
+package live
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// Big frames leave in runs over half of their interval, small ones at once,
+// each in order; what has been let go never waits for what follows.
+func TestSmoother(t *testing.T) {
+	const every = 40 * time.Millisecond
+	for _, c := range []struct {
+		name string
+		size int
+		want []time.Duration // when packets were let go, a run each, in the second frame
+	}{
+		{"small", 16, []time.Duration{0}},
+		{"two runs", 20, []time.Duration{0, 16 * time.Millisecond}},
+		{"big", 80, []time.Duration{0, 4 * time.Millisecond, 8 * time.Millisecond, 12 * time.Millisecond, 16 * time.Millisecond}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLog(1, true)
+			s := smoother{frames: make([]frame, 1)}
+			start := time.Unix(1000, 0)
+			seq := uint16(0)
+			var went []time.Duration
+			for f := range 3 {
+				at := start.Add(time.Duration(f) * every)
+				for range c.size {
+					e, _, _ := read(0, packet(t, seq, uint32(f)*3600, 1, false, []byte("x")), at)
+					l.put(e, packet(t, seq, uint32(f)*3600, 1, false, []byte("x")))
+					seq++
+				}
+				for now := at; s.open < l.head; {
+					before := s.open
+					next := s.release(l, []uint32{90000}, now)
+					if s.open > before && f == 1 {
+						went = append(went, now.Sub(at))
+					}
+					if next.IsZero() {
+						break
+					}
+					if !next.After(now) || next.After(at.Add(every/2)) {
+						t.Fatalf("frame %d: at %v more is to come at %v", f, now.Sub(at), next.Sub(at))
+					}
+					now = next
+				}
+				if s.open != l.head {
+					t.Fatalf("frame %d: %d of %d packets let go", f, s.open, l.head)
+				}
+			}
+			if !slices.Equal(went, c.want) {
+				t.Errorf("let go at %v, not %v", went, c.want)
+			}
+		})
+	}
+}
