@@ -40,13 +40,14 @@ type stream struct {
 }
 
 // lead is how far the stream may be ahead of its time when it has played that
-// long: over TCP as far as Darwin's default is.
+// long: over TCP as far as Darwin is by default, a second at first, then in
+// proportion to the time.
 func (st *stream) lead(played time.Duration) time.Duration {
 	if st.conn == nil {
 		return 0
 	}
 	most := st.session.srv.cfg.TCPLead
-	return max(0, min(1050*time.Millisecond+played*35/100, most))
+	return max(0, min(max(1050*time.Millisecond, played*13/10), most))
 }
 
 // send sends a packet. Ahead is how much it is before its time; seq and time

@@ -54,7 +54,12 @@ func (s *Stream) fetch(i int) bool {
 }
 
 // due is when what has that movie time leaves.
-func (s *Stream) due(at time.Duration) time.Duration { return s.base + at - s.ahead }
+func (s *Stream) due(at time.Duration) time.Duration {
+	if s.tcp == nil {
+		return s.base + at
+	}
+	return s.early(s.base + at)
+}
 
 // leaves is the Link's rule for a packet behind n others that leave at the same
 // time: it goes when it is to be sent; and, so that small frames leave as one

@@ -61,12 +61,12 @@ func virtual(t testing.TB, name string, asHinted bool, limit int, late time.Dura
 type noFrames struct{ FrameWriter }
 
 // drive lets the Stream send once, and moves the clock, which tells the movie's
-// time, to when it wants to again. It is true at the end. All data are long due,
-// so that the disk brings them at once.
+// time as it is sent, to when it wants to again. It is true at the end. All
+// data are long due, so that the disk brings them at once.
 func drive(s *Stream, g *ledger, limit int) (over bool) {
 	g.turn++
 	s.mu.Lock()
-	at, again := s.run(s.base+g.now, limit, g)
+	at, again := s.run(s.due(0)+g.now, limit, g)
 	dry := s.dry
 	s.mu.Unlock()
 	over = s.settle()
@@ -78,7 +78,7 @@ func drive(s *Stream, g *ledger, limit int) (over bool) {
 		return true
 	}
 	if again && !dry { // else the data come in real time, and the clock stands
-		g.now = max(g.now, (at-s.base+wheelTick-1)/wheelTick*wheelTick)
+		g.now = max(g.now, (at-s.due(0)+wheelTick-1)/wheelTick*wheelTick)
 	} else {
 		runtime.Gosched()
 	}

@@ -29,12 +29,14 @@ type Proof struct {
 	medias []*mediaProof //
 	why    string        // set once the packets differ
 	base   time.Duration // the earliest that a packet came, less its due time
-	first  time.Duration // the same of the first packet
-	early  time.Duration // the lead after the first burst; 0 before
+	early  time.Duration // the lead after the first burst, once shown
+	shown  bool          //
+	lead   time.Duration // after the last burst
+	leadAt time.Duration // it was reached
 
-	firstAt, earlyAt, lastAt time.Duration // arrivals: of the first packet, of early, of the last one
-	packet                   hint.Packet   // the scan's
-	hash                     maphash.Hash  //
+	firstAt, baseAt, lastAt time.Duration // arrivals: of the first packet, of base's, of the last one
+	packet                  hint.Packet   // the scan's
+	hash                    maphash.Hash  //
 }
 
 // candidate is a packet of the movie, its payload as a sum.
@@ -187,11 +189,16 @@ func (p *Proof) Packet(s Seen) bool {
 	if g := &m.guesses[0]; len(m.guesses) == 1 {
 		if c := p.candidate(g, s.Seq); c != nil {
 			if p.base == 1<<63-1 {
-				p.first, p.firstAt = s.At-c.due, s.At
+				p.firstAt = s.At
 			}
-			p.base = min(p.base, s.At-c.due)
-			if s.At-p.firstAt >= burst && p.early == 0 {
-				p.early, p.earlyAt = p.Lead(), s.At
+			if s.At-p.lastAt > between { // another burst; the one before is known whole
+				p.lead, p.leadAt = p.First()-p.base, p.baseAt
+				if s.At-p.firstAt >= burst && !p.shown {
+					p.early, p.shown = p.lead, true
+				}
+			}
+			if s.At-c.due < p.base {
+				p.base, p.baseAt = s.At-c.due, s.At
 			}
 			p.lastAt = max(p.lastAt, s.At)
 		}
@@ -259,22 +266,38 @@ func (p *Proof) Mapping(media int) Mapping { return p.medias[media].guesses[0].m
 // would have been sent: so that no packet seen came earlier than it is due.
 func (p *Proof) Base() time.Duration { return p.base }
 
-// Lead is how much earlier than at first packets came, against their due
-// times: an upstream that sends ahead of time shows here.
-func (p *Proof) Lead() time.Duration { return p.first - p.base }
+const (
+	burst    = 300 * time.Millisecond // an upstream may take over the packets it sends at once
+	between  = 10 * time.Millisecond  // two bursts, at least
+	realTime = 500 * time.Millisecond // of lead are none
+	grows    = 4 * time.Second        // by then a lead that grows has shown it
+	mostLead = 25 * time.Second
+)
 
-// burst is how long an upstream may take over the packets it sends at once.
-const burst = 500 * time.Millisecond
-
-// Growth is by how much the lead has grown since the first burst, in seconds a
-// second; ok is false when too little was seen to tell.
-func (p *Proof) Growth() (rate float64, ok bool) {
-	took := p.lastAt - p.earlyAt
-	if p.early == 0 || took < burst {
-		return 0, false
+// Ahead is how far before packets are due they come, over TCP, as soon as it
+// has shown. An upstream may send the first second or so at once and then stay
+// ahead by that much, or go on at a multiple of real time: then its lead is in
+// proportion to the time since the first packet, as soon as it exceeds the
+// first burst's. It is measured where it does so by half.
+func (p *Proof) Ahead() (a Ahead, known bool) {
+	grown := p.lead >= p.early+p.early/2
+	switch {
+	case !p.shown:
+		return Ahead{}, false
+	case p.early < realTime:
+		return Ahead{}, true
+	case !grown && p.lastAt-p.firstAt < grows:
+		return Ahead{}, false
+	case grown:
+		a.Growth = float64(p.lead) / float64(p.leadAt-p.firstAt)
 	}
-	return float64(p.Lead()-p.early) / float64(took), true
+	a.Lead, a.Most = p.early, mostLead
+	return a, true
 }
+
+// First is the moment, since the epoch of Seen.At, at which the movie's time 0
+// would have been sent if the first packet came at the start's.
+func (p *Proof) First() time.Duration { return p.firstAt - p.from }
 
 // Place is where in the movie a proved Media's packet of that sequence number
 // stands; ok is false when it has none.

@@ -152,6 +152,54 @@ func TestProofPlace(t *testing.T) {
 	}
 }
 
+// An upstream that sends ahead of time is measured while it does.
+func TestProofAhead(t *testing.T) {
+	f := openMovie(t, "h264-aac.mp4")
+	tracks := f.HintTracks()
+	maps := []Mapping{{tracks[0].ID, 1, 1, 1}, {tracks[1].ID, 2, 2, 2}}
+	const from, step = 2 * time.Second, 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		lead   time.Duration
+		growth float64
+		by     time.Duration // when it must be known
+	}{
+		"real time":    {0, 0, 500 * time.Millisecond},
+		"a little":     {100 * time.Millisecond, 0, 500 * time.Millisecond},
+		"a second":     {time.Second, 0, 4100 * time.Millisecond},
+		"Darwin":       {1050 * time.Millisecond, 1.3, 1300 * time.Millisecond},
+		"grows slower": {1050 * time.Millisecond, 0.7, 2400 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := NewProof(f, 2, from, 8)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range play(t, f, from, 10*time.Second, maps) {
+				due := s.at - time.Minute - from
+				at := max(0, min(due-c.lead, time.Duration(float64(due)/(1+c.growth))))
+				s.at = time.Minute + (at + step - 1).Truncate(step)
+				seen, _ := See(s.media, s.bytes, s.at)
+				p.Packet(seen)
+				a, known := p.Ahead()
+				if !known && at > c.by {
+					t.Fatalf("not known after %v", at)
+				} else if !known {
+					continue
+				}
+				if c.lead < time.Second {
+					if a != (Ahead{}) {
+						t.Errorf("%+v", a)
+					}
+				} else if (a.Lead-c.lead).Abs() > 60*time.Millisecond || a.Growth < 0.95*c.growth || a.Growth > 1.05*c.growth {
+					t.Errorf("%+v, want a lead of %v that grows by %v", a, c.lead, c.growth)
+				}
+				return
+			}
+			t.Fatal("never known")
+		})
+	}
+}
+
 func BenchmarkProofSee(b *testing.B) {
 	packet := make([]byte, 1412)
 	packet[0] = 0x80

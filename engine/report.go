@@ -41,7 +41,7 @@ func (s *Stream) report(l *line, now time.Duration, to sink) {
 func (s *Stream) counts(l *line, now time.Duration) (rtp, packets, octets uint32) {
 	r := &l.Report
 	switch rtp = l.Time + l.track.RTPTime(now-s.base); {
-	case s.tcp != nil && s.spec.Ahead != (Ahead{}) || s.over: // packets are ahead of the clock, or there are none: reports go with them
+	case s.tcp != nil && s.spec.Ahead.Lead > 0 || s.over: // packets are ahead of the clock, or there are none: reports go with them
 		rtp = l.lastTime
 	case !r.At.IsZero():
 		rtp = r.Time + l.track.RTPTime(now-r.At.Sub(s.e.start)) - l.track.RTPTime(0)

@@ -208,11 +208,8 @@ func (s *Stream) plan(to *slot) error {
 	}
 	// The interval ends with a cycle of the disk's: then the next one is read in
 	// that cycle, and no data lie in memory for longer than two.
-	s.mu.Lock()
-	base := s.due(0)
-	s.mu.Unlock()
-	cycle := s.e.config.CycleTime
-	end := s.e.disk.NextCycle(s.e.start.Add(base+from+cycle/4)).Sub(s.e.start) - base
+	end := s.e.disk.NextCycle(s.e.start.Add(s.due(from) + s.e.config.CycleTime/4)).Sub(s.e.start)
+	end += s.lead(end) - s.base
 	to.from, to.last = from, true
 	want := 0
 	for i, r := range src.readers {
@@ -245,9 +242,7 @@ func (s *Stream) ask(to *slot) error {
 	}
 	due := time.Time{} // at once: it is not known when the Stream starts
 	if s.source.ready > 0 {
-		s.mu.Lock()
 		due = s.e.start.Add(s.due(to.from))
-		s.mu.Unlock()
 	}
 	s.arrived.Store(false)
 	return to.data.Read(to.from, due)

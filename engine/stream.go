@@ -37,11 +37,13 @@ type FrameWriter interface {
 	WriteFrames(frames net.Buffers) error
 }
 
-// Ahead is how far a Stream over TCP sends before packets are due. The zero
-// Ahead is real time with a small lead.
+// Ahead is how far a Stream over TCP sends before packets are due: by Growth
+// for every second since Began, but at least by Lead and at most by Most. The
+// zero Ahead is real time with a small lead.
 type Ahead struct {
-	Lead   time.Duration // at the start
-	Growth float64       // seconds a second
+	Began  time.Time
+	Lead   time.Duration
+	Growth float64 // seconds a second
 	Most   time.Duration
 }
 
@@ -118,12 +120,11 @@ type Stream struct {
 	lines     []line
 	started   bool
 	startedAt time.Duration
-	ahead     time.Duration // of their time packets leave, now
-	dry       bool          // waits for data
-	halting   bool          // only what is begun is sent
-	over      bool          // nothing more is handed on
-	gone      bool          // nor under way
-	told      bool          // Done was called, or never will be
+	dry       bool // waits for data
+	halting   bool // only what is begun is sent
+	over      bool // nothing more is handed on
+	gone      bool // nor under way
+	told      bool // Done was called, or never will be
 	underruns uint64
 	late      Lateness
 	primed    chan struct{} // closed when the first interval is in memory, or never will be

@@ -51,11 +51,29 @@ func (t *tcpSink) report(l *line) {
 	t.frames = append(t.frames, t.head(l.RTCP, len(l.sr), 0), l.sr)
 }
 
-// lead is how far ahead of its time a packet leaves.
-func (s *Stream) lead(now time.Duration) time.Duration {
+// lead is how far ahead of its time a packet leaves that leaves then.
+func (s *Stream) lead(at time.Duration) time.Duration {
+	if s.tcp == nil {
+		return 0
+	}
 	a := &s.spec.Ahead
-	d := a.Lead + time.Duration(a.Growth*float64(now-s.startedAt))
+	d := max(a.Lead, time.Duration(a.Growth*float64(at-a.Began.Sub(s.e.start))))
 	return max(min(d, cmp.Or(a.Most, d)), tcpStep)
+}
+
+// early is when a packet leaves that has its time then: the same line, looked
+// at from the other side.
+func (s *Stream) early(due time.Duration) time.Duration {
+	a := &s.spec.Ahead
+	at := due - max(a.Lead, tcpStep)
+	if a.Growth > 0 {
+		began := a.Began.Sub(s.e.start)
+		at = min(at, began+time.Duration(float64(due-began)/(1+a.Growth)))
+	}
+	if a.Most > 0 {
+		at = max(at, due-a.Most)
+	}
+	return at
 }
 
 // runTCP starts the goroutine that sends s.
@@ -103,7 +121,6 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 	clear(t.frames)
 	t.frames, t.heads = t.frames[:0], t.heads[:0]
 	s.mu.Lock()
-	s.ahead = s.lead(now)
 	at, again := s.run(now, tcpPackets, t)
 	s.mu.Unlock()
 	if len(t.frames) > 0 {

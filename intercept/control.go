@@ -24,7 +24,7 @@ type control struct {
 // requestControl prepares the session for what the client wants of it.
 func (t *tap) requestControl(ex *proxy.Exchange) {
 	s := t.Interceptor.session(sessionID(ex.Request))
-	if s == nil || !t.takes() {
+	if s == nil || !t.takes() || t.closing.Load() {
 		return
 	}
 	if !s.enter(context.Background()) {
@@ -259,10 +259,8 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 		firsts, earlier, err := t.firsts(s, start)
 		if err == nil && s.renumber(firsts, earlier, infos(s, m), c.halted) {
 			s.moved = true
-			s.base, s.end = time.Now().Add(-start-s.early), endIn(end, s.file.Duration)
-			if s.lead > 0 {
-				s.ahead = engine.Ahead{Lead: s.lead, Growth: t.leadGrowth(), Most: leadMost}
-			}
+			s.ahead.Began = time.Now()
+			s.base, s.end = s.ahead.Began.Add(-start-s.early), endIn(end, s.file.Duration)
 			if t.playOn(c, ex, m, start, firsts) {
 				return false
 			}

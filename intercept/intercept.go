@@ -43,7 +43,8 @@ type Interceptor struct {
 
 	groups   groups
 	draining atomic.Bool  // sessions are being torn down
-	growth   atomic.Int64 // of the upstream's lead over TCP, ns a second; 0 before it was seen
+	locked   atomic.Bool  // the upstream has refused a PAUSE without Digest credentials
+	early    atomic.Int64 // nanoseconds before their time that the upstream sends datagrams, as seen so far
 
 	reportInterval atomic.Int64 // nanoseconds between sender reports, as last seen
 

@@ -27,6 +27,7 @@ type session struct {
 	conns    map[*tap]struct{} // open connections it was controlled from
 	last     *tap              // the latest of them
 	basic    string            // Basic credentials, good for any request
+	digest   bool              // others, good for one
 	lastSeen time.Time         // of RTSP about it
 	over     bool
 
@@ -133,6 +134,8 @@ func (s *session) seen(t *tap, ex *proxy.Exchange, now time.Time) {
 	s.conns[t], s.last, s.lastSeen = struct{}{}, t, now
 	if auth := ex.Request.Get("Authorization"); strings.HasPrefix(auth, "Basic ") {
 		s.basic = auth
+	} else if auth != "" {
+		s.digest = true
 	}
 }
 
@@ -196,6 +199,14 @@ func (s *session) request(method, headers string) (head string, conn *proxy.Conn
 		conn = s.last.conn
 	}
 	return head, conn
+}
+
+// deaf says whether the upstream may no longer listen on the session's
+// connection.
+func (s *session) deaf() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last != nil && s.last.closing.Load()
 }
 
 // short names the session in the log; the whole id would let a reader of the

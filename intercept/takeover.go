@@ -43,7 +43,6 @@ type takeover struct {
 	moved    bool                // since the takeover
 	early    time.Duration       // before their time that the upstream sends packets
 	ahead    engine.Ahead        // over TCP
-	lead     time.Duration       // that the upstream had when it was taken over; 0 when in real time
 	end      time.Duration       // of the Range that plays, 0 when open
 	at       []engine.TrackState // where the engine stopped
 	position time.Duration       // likewise
@@ -70,14 +69,7 @@ const (
 	needNew      = 8                // packets of each Media that prove a movie
 	needKnown    = 1                // and one already proved
 	feedPackets  = 2048
-
-	// An upstream that sends over TCP more than leadLeast ahead of time goes
-	// on doing so, as Darwin does, to leadMost.
-	earlyMost  = 100 * time.Millisecond // over UDP
-	leadLeast  = 500 * time.Millisecond
-	leadTime   = 300 * time.Millisecond // by then it has shown
-	growthTime = 2 * time.Second        // and by then how it grows
-	leadMost   = 25 * time.Second
+	earlyMost    = 100 * time.Millisecond
 )
 
 // enter takes the turn; false when it is not to be had in time.
@@ -124,10 +116,17 @@ func (i *Interceptor) startProof(s *session, url string, from, end time.Duration
 	if name == "" {
 		i.startLive(s)
 	}
-	if name == "" || s.relayOnly != "" || !s.onePath() {
-		if name != "" && s.relayOnly != "" {
-			i.stays(s, s.relayOnly)
-		}
+	if name == "" {
+		return
+	}
+	why := s.relayOnly
+	if s.digest && i.locked.Load() {
+		why = "the upstream wants credentials for PAUSE that only the client can make"
+	}
+	if why != "" {
+		i.stays(s, why)
+	}
+	if why != "" || !s.onePath() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -174,18 +173,14 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if err != nil {
 		return file, err
 	}
-	settle := time.Duration(0)
-	if medias[0].path == "tcp" {
-		if settle = leadTime; i.growth.Load() == 0 {
-			settle = growthTime
-		}
-	}
 	timeout := time.NewTimer(proofTimeout)
 	defer timeout.Stop()
 	for done := false; !done; {
 		select {
 		case seen := <-feed:
-			done = proof.Packet(seen) && time.Since(began) >= settle
+			if done = proof.Packet(seen); done && medias[0].path == "tcp" {
+				_, done = proof.Ahead()
+			}
 			if proof.Why() != "" {
 				return file, errors.New(proof.Why())
 			}
@@ -211,21 +206,11 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	return nil, nil
 }
 
-// takeOver lets the engine go on where the relay stops, and silences the
-// upstream.
+// takeOver silences the upstream, and lets the engine go on where the relay
+// stops. An upstream that cannot be silenced has changed nothing: it goes on.
 func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time, start time.Duration) error {
-	s.file, s.base = file, i.epoch.Add(proof.Base())
-	s.moved = false
-	s.early = max(0, min(began.Add(-start).Sub(s.base), earlyMost))
-	s.ahead = engine.Ahead{}
-	if lead := proof.Lead(); lead > leadLeast {
-		// Base is already early by the lead; what is left to grow is.
-		if growth, ok := proof.Growth(); ok {
-			i.growth.Store(int64(max(0, growth) * float64(time.Second)))
-		}
-		s.lead = lead
-		s.ahead = engine.Ahead{Growth: i.leadGrowth(), Most: leadMost - lead}
-	}
+	s.file, s.moved = file, false
+	i.pace(s, proof, began, start)
 	s.tracks = s.tracks[:0]
 	from := time.Duration(1<<63 - 1)
 	for n, m := range s.medias {
@@ -246,34 +231,81 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 	primed, cancel := context.WithTimeout(ctx, primeTimeout)
 	defer cancel()
 	if err = stream.Primed(primed); err == nil {
-		err = s.holdBack(ctx)
+		err = i.pauseFirst(ctx, s)
 	}
 	if err != nil {
 		_ = stream.Halt()
-		s.pass()
 		return err
 	}
-	after := make([]*engine.Place, len(s.medias))
-	for n, m := range s.medias {
-		_, last, _, _, _ := m.watch.state()
-		at, ok := proof.Place(n, last-m.watch.shifted().seq)
-		if !ok {
-			_ = stream.Halt()
-			s.pass()
-			return fmt.Errorf("packet %d of media %d is not in the movie", last, n)
-		}
-		after[n] = &at
-		_, _, packets, octets, _ := m.watch.state()
-		stream.Count(n, packets, octets)
+	after, err := s.behind(ctx, proof, stream)
+	if err == nil {
+		err = i.start(s, stream, after, "same as "+file.Name)
 	}
-	if err := i.start(s, stream, after, "same as "+file.Name); err != nil {
-		s.pass()
+	if err != nil {
+		_ = stream.Halt()
+		if s.position = from; ctx.Err() == nil {
+			i.handBack(s, err.Error())
+		}
 		return err
 	}
 	s.took = time.Since(began)
-	i.silence(s)
 	i.log.Info("taken over", "session", s.short(), "file", file.Name, "after", s.took.Round(time.Millisecond))
 	return nil
+}
+
+// pauseFirst pauses the upstream while it is still relayed.
+func (i *Interceptor) pauseFirst(ctx context.Context, s *session) error {
+	if s.deaf() {
+		return errors.New("the upstream has said that it closes the connection")
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnTimeout) // a request of the client's waits no longer
+	defer cancel()
+	m, err := i.askIn(ctx, s, "PAUSE", "")
+	switch {
+	case err != nil: // it may have paused all the same
+		i.work.Go(func() { _, _ = i.ask(s, "PLAY", "") })
+		return fmt.Errorf("PAUSE: %w", err)
+	case m.Status() == 401 && s.digest:
+		i.locked.Store(true)
+	}
+	return s.paused(m)
+}
+
+// pace lets the engine send at the times at which the upstream does: over TCP
+// as far ahead as it was seen to; over UDP as early as it ever began, which the
+// few packets that prove a movie again do not show.
+func (i *Interceptor) pace(s *session, proof *engine.Proof, began time.Time, start time.Duration) {
+	s.base = i.epoch.Add(proof.Base())
+	s.early, s.ahead = 0, engine.Ahead{}
+	if s.medias[0].path != "tcp" {
+		s.early = max(0, time.Duration(i.early.Load()), min(began.Add(-start).Sub(s.base), earlyMost))
+		i.early.Store(int64(s.early))
+		if base := began.Add(-start - s.early); base.Before(s.base) {
+			s.base = base
+		}
+	} else if s.ahead, _ = proof.Ahead(); s.ahead.Lead > 0 {
+		s.base = i.epoch.Add(proof.First())
+		s.ahead.Began = s.base.Add(start)
+	}
+}
+
+// behind holds the upstream's packets back, and finds the last ones that were
+// passed on.
+func (s *session) behind(ctx context.Context, proof *engine.Proof, stream *engine.Stream) ([]*engine.Place, error) {
+	if err := s.holdBack(ctx); err != nil {
+		return nil, err
+	}
+	after := make([]*engine.Place, len(s.medias))
+	for n, m := range s.medias {
+		_, last, packets, octets, _ := m.watch.state()
+		at, ok := proof.Place(n, last-m.watch.shifted().seq)
+		if !ok {
+			return nil, fmt.Errorf("packet %d of media %d is not in the movie", last, n)
+		}
+		after[n] = &at
+		stream.Count(n, packets, octets)
+	}
+	return after, nil
 }
 
 // openStream asks the engine to carry the session's movie.
@@ -330,10 +362,6 @@ func (i *Interceptor) roomFor(s *session, url string) bool {
 	return !errors.Is(err, engine.ErrAdmission)
 }
 
-// leadGrowth is by how much the upstream's lead over TCP was seen to grow, in
-// seconds a second.
-func (i *Interceptor) leadGrowth() float64 { return float64(i.growth.Load()) / float64(time.Second) }
-
 // report is the style in which the engine goes on reporting.
 func (i *Interceptor) report(m *media, moved bool) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
@@ -373,13 +401,18 @@ func (i *Interceptor) silence(s *session) {
 }
 
 func (i *Interceptor) pause(s *session) error {
+	s.held, s.silenced = nil, time.Time{}
 	m, err := i.ask(s, "PAUSE", "")
-	if err == nil && !m.OK() {
-		err = errors.New(m.StartLine())
-	}
 	if err != nil {
-		s.held, s.silenced = nil, time.Time{}
 		return err
+	}
+	return s.paused(m)
+}
+
+// paused notes the upstream's answer to PAUSE.
+func (s *session) paused(m *proxy.Message) error {
+	if !m.OK() {
+		return fmt.Errorf("the upstream does not pause: %s", m.StartLine())
 	}
 	s.held, s.silenced = m, time.Now()
 	return nil

@@ -247,7 +247,7 @@ func TestNeverWrongly(t *testing.T) {
 	}
 }
 
-// An upstream that will not pause is left to send to nobody.
+// An upstream that will not pause goes on being relayed: it alone sends.
 func TestPauseRefused(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, tcp bool) {
@@ -259,11 +259,15 @@ func TestPauseRefused(t *testing.T) {
 				return 0
 			}
 		})
-		addr, _ := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+		addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
 		v := newViewer(t, addr, "/h264-aac.mp4", tcp)
 		v.must("PLAY", v.url)
+		v.await("a refusal", func([][]seenPacket) bool { return strings.Contains(i.Status()[0].Why, "501") })
 		v.more(40)
 		v.unbroken([]int{0, 0})
+		if s := i.Status()[0]; s.Path != "relay" {
+			t.Errorf("%+v", s)
+		}
 		if a := v.do("PAUSE", v.url); a.status != 501 {
 			t.Errorf("PAUSE answered %d", a.status)
 		}

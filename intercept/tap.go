@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"encoding/binary"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type tap struct {
 	channels *[256]channel // interleaved Media by channel; upstream side only
 	heard    atomic.Int64  // unix nanoseconds of the client's last frame
 	hushed   atomic.Bool   // the client's frames are kept from the upstream
+	closing  atomic.Bool   // the upstream has said so: Darwin answers nothing any more, and plays on
 }
 
 // Open watches a new connection.
@@ -42,6 +44,9 @@ func (t *tap) Request(ex *proxy.Exchange) {
 
 // Response brings the sessions up to what the upstream says.
 func (t *tap) Response(ex *proxy.Exchange, m *proxy.Message) {
+	if strings.EqualFold(m.Get("Connection"), "close") {
+		t.closing.Store(true)
+	}
 	if ex == nil {
 		return
 	}
