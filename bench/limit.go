@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -15,6 +16,13 @@ type LimitConfig struct {
 	Packet       int           // octets of an RTP packet; 1,412 when zero
 	Segments     int           // of a GSO send; 14 when zero
 	GRO          bool          // UDP receive offload on the sockets that receive
+
+	// Pace is what the paced loop sends, in Gbit/s; 1 when zero. Every Slot, 1 ms
+	// when zero, it sends what is due by then, in runs of PacedRun packets, 7 when
+	// zero: a frame of 2 Mbit/s.
+	Pace     float64
+	Slot     time.Duration
+	PacedRun int
 
 	// Dir is where the file for the disk reads is made, and removed; on a file
 	// system that knows O_DIRECT. "" reads no disk.
@@ -36,13 +44,16 @@ const (
 	LimitPacket   = "udp-packet"
 	LimitGathered = "udp-gathered"
 	LimitShared   = "udp-shared"
+	LimitPaced    = "udp-paced"
 	LimitTCP      = "tcp"
 	LimitDisk     = "disk"
 )
 
 // Limits measures raw loops: sending RTP packets from memory, flat out, to
 // sockets of our own that are read as the sessions' are; and O_DIRECT reads. The
-// cost is the CPU time of the thread that sends or reads.
+// cost is the CPU time of the thread that sends or reads. The paced loop sends
+// no more than a server has to, in short runs and with pauses in which caches go
+// cold: that is what a server which keeps time cannot do better than.
 func Limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 	if cfg.Duration == 0 {
 		cfg.Duration = time.Second
@@ -56,11 +67,15 @@ func Limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 	if cfg.Segments == 0 {
 		cfg.Segments = 14
 	}
+	cfg.Pace, cfg.Slot, cfg.PacedRun = cmp.Or(cfg.Pace, 1), cmp.Or(cfg.Slot, time.Millisecond), cmp.Or(cfg.PacedRun, 7)
 	if cfg.FileSize == 0 {
 		cfg.FileSize = 512 << 20
 	}
-	if cfg.Packet < 13 || cfg.Packet > 1<<15 || cfg.Segments < 1 || cfg.Segments > 64 || cfg.Packet*cfg.Segments > 65_000 {
+	if cfg.Packet < 13 || cfg.Packet > 1<<15 || cfg.Segments < 1 || cfg.Segments > 64 || cfg.Packet*max(cfg.Segments, cfg.PacedRun) > 65_000 {
 		return nil, fmt.Errorf("%d segments of %d octets do not fit into a GSO send", cfg.Segments, cfg.Packet)
+	}
+	if cfg.Pace < 0 || cfg.Slot < 0 || cfg.PacedRun < 1 || cfg.PacedRun > 64 {
+		return nil, fmt.Errorf("%g Gbit/s every %v in runs of %d", cfg.Pace, cfg.Slot, cfg.PacedRun)
 	}
 	if cfg.Destinations < 1 || cfg.Destinations > maxSessions || cfg.Duration < 0 || cfg.FileSize < 16<<20 {
 		return nil, fmt.Errorf("%d destinations, %v, %d octets of file", cfg.Destinations, cfg.Duration, cfg.FileSize)

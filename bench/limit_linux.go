@@ -37,6 +37,7 @@ type sender struct {
 	payload []byte
 	at      int // of payload, next
 	packets uint64
+	pace    float64 // packets a second, 0 for flat out
 
 	hdrs  [limitMessages]mmsghdr
 	ctrls [limitMessages][unix.SizeofCmsghdr + 8]byte
@@ -186,6 +187,8 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		payload[i] = byte(i * 7)
 	}
 	var all []Limit
+	paced := cfg
+	paced.Segments = cfg.PacedRun
 	for _, l := range []struct {
 		name, what string
 		step       func(*sender) error
@@ -193,9 +196,14 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		{LimitPacket, "a system call for each packet, as servers do", (*sender).eachPacket},
 		{LimitGathered, fmt.Sprintf("GSO × %d, %d to a sendmmsg, headers apart, different media for each", cfg.Segments, limitMessages), (*sender).gathered},
 		{LimitShared, fmt.Sprintf("GSO × %d, %d to a sendmmsg, one image for all", cfg.Segments, limitMessages), (*sender).shared},
+		{LimitPaced, fmt.Sprintf("as gathered, GSO × %d, but no more than %g Gbit/s, every %v", cfg.PacedRun, cfg.Pace, cfg.Slot), (*sender).gathered},
 		{LimitTCP, fmt.Sprintf("%d interleaved frames to a write, headers apart, different media for each", limitFrames), (*sender).framed},
 	} {
-		s := &sender{cfg: cfg, payload: payload, image: make([]byte, cfg.Packet*cfg.Segments), turn: -1}
+		s := &sender{cfg: cfg, payload: payload, turn: -1}
+		if l.name == LimitPaced {
+			s.cfg, s.pace = paced, cfg.Pace*1e9/8/float64(cfg.Packet)
+		}
+		s.image = make([]byte, cfg.Packet*s.cfg.Segments)
 		one, err := loopLimit(ctx, s, l.name == LimitTCP, func() error { return l.step(s) })
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", l.name, err)
@@ -260,6 +268,13 @@ func (s *sender) flatOut(ctx context.Context, r *reader, step func() error) (cpu
 	defer runtime.UnlockOSThread()
 	began, used := time.Now(), threadTime()
 	for took < s.cfg.Duration && ctx.Err() == nil {
+		if s.pace > 0 {
+			if err := s.untilDue(began, step); err != nil {
+				return 0, 0, err
+			}
+			took = time.Since(began)
+			continue
+		}
 		for range limitMessages {
 			if err := step(); err != nil {
 				return 0, 0, err
@@ -274,6 +289,19 @@ func (s *sender) flatOut(ctx context.Context, r *reader, step func() error) (cpu
 		took = time.Since(began)
 	}
 	return time.Duration(threadTime() - used), took, ctx.Err()
+}
+
+// untilDue waits for the next slot and sends what is due in it.
+func (s *sender) untilDue(began time.Time, step func() error) error {
+	slot := time.Since(began)/s.cfg.Slot + 1
+	ts := unix.NsecToTimespec(int64(time.Until(began.Add(slot * s.cfg.Slot))))
+	_ = unix.Nanosleep(&ts, nil) // cut short, the next slot has more to do
+	for float64(s.packets) < s.pace*time.Since(began).Seconds() {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // open opens the destinations and what sends to them.

@@ -12,8 +12,8 @@ import (
 // cheaper it was.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("| sessions | server | Gbit/s | CPU-s/GiB | × limit | times cheaper | lost | late, ms: p50 / p99 / p99.9 | frame spread p99, ms | set-up p50 / p99, ms | KiB/session |\n")
-	b.WriteString("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| sessions | server | Gbit/s | CPU-s/GiB | × limit | × paced | times cheaper | lost | late, ms: p50 / p99 / p99.9 | frame spread p99, ms | set-up p50 / p99, ms | KiB/session |\n")
+	b.WriteString("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for i := range r.Runs {
 		run := &r.Runs[i]
 		cheaper := "–"
@@ -24,8 +24,8 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		if run.Sessions < run.Load {
 			played = fmt.Sprintf("%d of %d", run.Sessions, run.Load)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.3g | %s | %s | %s | %s | %s / %s / %s | %s | %s / %s | %s |\n", played, run.Server, run.Gbps,
-			known(run.Cost), known(run.TimesLimit), cheaper, lossShare(run), short(run.Late.P50), short(run.Late.P99), short(run.Late.P999),
+		fmt.Fprintf(&b, "| %s | %s | %.3g | %s | %s | %s | %s | %s | %s / %s / %s | %s | %s / %s | %s |\n", played, run.Server, run.Gbps,
+			known(run.Cost), known(run.TimesLimit), known(run.TimesPaced), cheaper, lossShare(run), short(run.Late.P50), short(run.Late.P99), short(run.Late.P999),
 			short(run.Spread.P99), short(run.SetUp.P50), short(run.SetUp.P99), known(run.PerSession))
 	}
 	for i := range r.Runs {

@@ -227,13 +227,16 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{LimitPacket, LimitGathered, LimitShared, LimitTCP, LimitDisk}
+	want := []string{LimitPacket, LimitGathered, LimitShared, LimitPaced, LimitTCP, LimitDisk}
 	if len(all) != len(want) {
 		t.Fatalf("%+v", all)
 	}
 	for i, l := range all {
 		if l.Name != want[i] || l.Cost <= 0 || l.Cost > 100 || l.Gbps <= 0 || l.Lost < 0 || l.Lost > .5 {
 			t.Errorf("%+v", l)
+		}
+		if l.Name == LimitPaced && (l.Gbps < .5 || l.Gbps > 1.2) {
+			t.Errorf("paced to 1 Gbit/s: %+v", l)
 		}
 	}
 	if left, _ := os.ReadDir(cfg.Dir); len(left) != 0 {
@@ -301,7 +304,7 @@ func TestCapacity(t *testing.T) {
 	}
 	short := run("short", 10, 0, 1)
 	short.Sessions = 9
-	r := Report{Runs: []Run{run("a", 1, 0, 1), run("b", 1, 1, 1), run("a", 10, 0, 19), run("b", 10, 0, 1), run("a", 100, 0, 21), run("a", 1000, 0, 1), short}}
+	r := Report{MaxLate: 20, Runs: []Run{run("a", 1, 0, 1), run("b", 1, 1, 1), run("a", 10, 0, 19), run("b", 10, 0, 1), run("a", 100, 0, 21), run("a", 1000, 0, 1), short}}
 	for server, want := range map[string]int{"a": 10, "b": 0, "short": 0, "nobody": 0} {
 		if got := r.Capacity(server); got != want {
 			t.Errorf("%s: %d, want %d", server, got, want)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 type Report struct {
 	Time      time.Time `json:"time"`
 	Commit    string    `json:"commit,omitempty"` // of what was measured, where the caller knows
+	Note      string    `json:"note,omitempty"`   // of the caller's
 	CPU       string    `json:"cpu"`
 	Cores     int       `json:"cores"`
 	Kernel    string    `json:"kernel"`
@@ -24,6 +26,7 @@ type Report struct {
 	GRO       bool      `json:"gro,omitempty"`
 	Duration  float64   `json:"duration_s"` // of a window
 	Rounds    int       `json:"rounds"`
+	MaxLate   float64   `json:"max_late_ms"` // of 999 of 1000 frames, for Capacity
 	Limits    []Limit   `json:"limits,omitempty"`
 	Runs      []Run     `json:"runs"` // by load, then by server
 
@@ -74,6 +77,7 @@ type Run struct {
 	Cost       float64   `json:"cpu_s_per_gib"` // 0 if not known
 	Costs      []float64 `json:"cpu_s_per_gib_by_round,omitempty"`
 	TimesLimit float64   `json:"times_limit,omitempty"`
+	TimesPaced float64   `json:"times_paced,omitempty"`
 	Resident   uint64    `json:"resident_bytes,omitempty"`
 	PerSession float64   `json:"kib_per_session,omitempty"` // more than at the first load; there: than with none
 
@@ -93,7 +97,7 @@ type Process struct {
 
 func newReport(cfg Config) *Report {
 	r := &Report{Time: time.Now().UTC().Truncate(time.Second), Cores: runtime.NumCPU(), Transport: "udp", GRO: cfg.GRO,
-		Duration: cfg.Duration.Seconds(), Rounds: cfg.Rounds}
+		Duration: cfg.Duration.Seconds(), Rounds: cfg.Rounds, MaxLate: cfg.MaxLate.Seconds() * 1e3}
 	r.CPU, r.Kernel = machine()
 	if cfg.TCP {
 		r.Transport = "tcp"
@@ -109,6 +113,9 @@ func (r *Report) add(run Run) {
 	for _, l := range r.Limits {
 		if l.Name == limitOf(r.Transport == "tcp", run.Live) && l.Cost > 0 {
 			run.TimesLimit = run.Cost / l.Cost
+		}
+		if l.Name == LimitPaced && r.Transport == "udp" && l.Cost > 0 {
+			run.TimesPaced = run.Cost / l.Cost
 		}
 	}
 	r.Runs = append(r.Runs, run)
@@ -199,6 +206,7 @@ var rows = []row{
 	{"  by round", func(r *Run) string { return list(r.Costs) }, nil},
 	{"  by process, CPU-s", func(r *Run) string { return processes(r.Processes) }, nil},
 	{"  × the limit", func(r *Run) string { return known(r.TimesLimit) }, nil},
+	{"  × the paced loop", func(r *Run) string { return known(r.TimesPaced) }, nil},
 	{"lost", func(r *Run) string { return share(r.Lost, r.Packets+r.Lost) }, nil},
 	{"  by our sockets", func(r *Run) string { return fmt.Sprint(r.Dropped) }, nil},
 	{"reordered, duplicate", func(r *Run) string { return fmt.Sprintf("%d, %d", r.Reordered, r.Duplicate) }, nil},
@@ -282,28 +290,30 @@ func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintln(w, "\n* p50 / p99 / p99.9 / max")
 	for _, name := range r.names {
 		if n := r.Capacity(name); len(r.Runs) > len(r.names) {
-			fmt.Fprintf(w, "%s: %d sessions, of these loads, without loss and with 999 of 1000 frames at most %v late\n", name, n, maxLate)
+			fmt.Fprintf(w, "%s: %d sessions, of these loads, without loss and with 999 of 1000 frames at most %v late\n", name, n, time.Duration(r.MaxLate*float64(time.Millisecond)))
 		}
 	}
 	return nil
 }
 
-// maxLate is how late a frame may be for viewers not to see it.
-const maxLate = 20 * time.Millisecond
+// fine says that all sessions played, without losing a packet or being late.
+func (r *Run) fine(maxLate float64) bool {
+	return r.Lost <= r.Dropped && r.Sessions >= r.Load && r.Silent+r.Broken == 0 && r.Late.P999 <= maxLate
+}
 
 // Capacity is the highest load at which a server played all sessions without
 // losing a packet or being late, and at every lower one too; 0 if at none.
 func (r *Report) Capacity(server string) int {
-	best := 0
+	best, least := 0, math.MaxInt
 	for i := range r.Runs {
-		run := &r.Runs[i]
-		if run.Server != server || run.Load < best {
-			continue
+		if run := &r.Runs[i]; run.Server == server && !run.fine(r.MaxLate) {
+			least = min(least, run.Load)
 		}
-		if run.Lost > run.Dropped || run.Sessions < run.Load || run.Silent+run.Broken > 0 || run.Late.P999 > maxLate.Seconds()*1e3 {
-			break
+	}
+	for i := range r.Runs {
+		if run := &r.Runs[i]; run.Server == server && run.Load < least {
+			best = max(best, run.Load)
 		}
-		best = run.Load
 	}
 	return best
 }

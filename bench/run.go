@@ -41,6 +41,12 @@ type Config struct {
 	Rate     float64       // sessions started a second; 200 when zero
 	Timeout  time.Duration // for a session to be set up; 10 s when zero
 
+	// Search, when not zero, looks for the most sessions, up to so many, that each
+	// server plays without loss or lateness (Report.Capacity): upwards from the first
+	// of Sessions, then between the best and the first that was too many.
+	Search  int
+	MaxLate time.Duration // of 999 of 1000 frames, for it; 20 ms when zero, which nobody sees
+
 	Movies int  // how many a %d counts; as many as there are sessions when zero
 	Spread bool // sessions start at positions spread over the movie, not at its begin
 
@@ -81,13 +87,17 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("%d sessions: 1 to %d are possible", n, maxSessions)
 		}
 	}
-	if c.Rate < 0 || c.Rounds < 0 || c.Movies < 0 || c.Verify < 0 || c.Readers < 0 || c.Duration < 0 || c.Settle < 0 || c.Gather < 0 {
+	if c.Search > maxSessions {
+		return c, fmt.Errorf("a search up to %d sessions: 1 to %d are possible", c.Search, maxSessions)
+	}
+	if c.Search < 0 || c.Rate < 0 || c.Rounds < 0 || c.Movies < 0 || c.Verify < 0 || c.Readers < 0 || c.Duration < 0 || c.Settle < 0 || c.Gather < 0 {
 		return c, errors.New("a negative number or time")
 	}
 	c.Duration = cmp.Or(c.Duration, 10*time.Second)
 	c.Settle = cmp.Or(c.Settle, 2*time.Second)
 	c.Rounds = cmp.Or(c.Rounds, 1)
 	c.Rate = cmp.Or(c.Rate, 200)
+	c.MaxLate = cmp.Or(c.MaxLate, 20*time.Millisecond)
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Readers = cmp.Or(c.Readers, max(1, runtime.NumCPU()/2))
 	c.Gather = cmp.Or(c.Gather, 10*time.Millisecond)
@@ -170,6 +180,14 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 	for i, s := range cfg.Servers {
 		bases[i].resident = resident(s.Pids)
 	}
+	if cfg.Search > 0 {
+		for i := range cfg.Servers {
+			if err := search(ctx, cfg, rep, cfg.Servers[i], bases[i]); err != nil {
+				return rep, fmt.Errorf("bench: %s: %w", cfg.Servers[i].Name, err)
+			}
+		}
+		return rep, nil
+	}
 	for _, n := range cfg.Sessions {
 		runs := make([]*tally, len(cfg.Servers))
 		for i := range runs {
@@ -190,6 +208,29 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 		}
 	}
 	return rep, nil
+}
+
+// search adds runs of a server until its most sessions are known to an eighth.
+func search(ctx context.Context, cfg Config, rep *Report, s Server, base foundation) error {
+	good, bad := 0, cfg.Search+1
+	for n := min(cfg.Sessions[0], cfg.Search); bad-good > 1 && (bad > cfg.Search || bad-good > bad/8); {
+		t := &tally{server: s, load: n, tcp: cfg.TCP, base: base}
+		err := playRound(ctx, cfg, t)
+		if ctx.Err() != nil {
+			return err
+		}
+		run := t.result()
+		rep.add(run)
+		if err == nil && run.fine(rep.MaxLate) {
+			good = n
+		} else {
+			bad = n
+		}
+		if n = (good + bad) / 2; bad > cfg.Search {
+			n = min(good*3/2+1, cfg.Search)
+		}
+	}
+	return nil
 }
 
 // playRound plays the sessions of one server once and adds what they saw to t.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,6 +204,34 @@ func TestLatenessOfServer(t *testing.T) {
 	r := run(t, quick(s.URL("/h264-aac.mp4"), 1))
 	if r.Late.Max < 120 || r.Late.Max > 1000 || r.Late.P50 > 100 {
 		t.Errorf("late %+v ms, want about %v at most and half as good as punctual", r.Late, held)
+	}
+}
+
+// A server that plays nine sessions and no more is found out, to an eighth,
+// from below and from above.
+func TestSearch(t *testing.T) {
+	t.Parallel()
+	for _, begin := range []int{2, 30} {
+		var playing atomic.Int32
+		s := startDemo(t, demo.Faults{Refuse: func(method, _ string) int {
+			switch {
+			case method == "TEARDOWN":
+				playing.Add(-1)
+			case method == "PLAY" && playing.Add(1) > 9:
+				playing.Add(-1)
+				return 453
+			}
+			return 0
+		}})
+		cfg := quick(s.URL("/aac.mp4"), begin)
+		cfg.Duration, cfg.Search, cfg.Rate, cfg.MaxLate = 300*time.Millisecond, 40, 1000, time.Minute
+		r, err := Measure(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Capacity("demo"); got != 9 || len(r.Runs) > 9 {
+			t.Errorf("from %d: %d sessions after %d runs, want 9", begin, got, len(r.Runs))
+		}
 	}
 }
 

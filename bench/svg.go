@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -78,6 +80,11 @@ func (r *Report) Plots() []Plot {
 		}
 		if len(p.Lines) > 0 {
 			all = append(all, p)
+		}
+	}
+	for i := range all {
+		for k := range all[i].Lines { // a search goes up and down
+			slices.SortStableFunc(all[i].Lines[k].Points, func(a, b Point) int { return cmp.Compare(a.Load, b.Load) })
 		}
 	}
 	return all

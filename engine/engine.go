@@ -89,6 +89,7 @@ type Engine struct {
 	own    relay.Own
 
 	shelf     hint.Shelf
+	passages  passages
 	library   sync.Mutex      // held to open disk
 	disk      *disk.Scheduler // nil before OpenDisk
 	used      int64           // bits a second of Streams; guarded by mu

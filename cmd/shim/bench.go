@@ -26,6 +26,7 @@ var benchCommand = &cli.Command{
 		"A %d in the URL counts: rtsp://host/movie%d.mp4 plays movie0.mp4, movie1.mp4, …",
 	Flags: []cli.Flag{
 		&cli.StringFlag{Name: "sessions", Aliases: []string{"n"}, Value: "1", Usage: "how many, or several loads in turn: 1,100,500"},
+		&cli.IntFlag{Name: "search", Usage: "look for the most sessions, from --sessions up to `N`, without loss and with 999 of 1000 frames at most 20 ms late"},
 		&cli.StringFlag{Name: "transport", Value: "udp", Usage: "udp, or tcp (interleaved)"},
 		&cli.DurationFlag{Name: "duration", Value: 10 * time.Second, Usage: "time measured at each load"},
 		&cli.DurationFlag{Name: "settle", Value: 2 * time.Second, Usage: "time before it, with all sessions playing"},
@@ -72,7 +73,7 @@ func benchAction(c *cli.Context) error {
 func benchConfig(c *cli.Context) (bench.Config, error) {
 	cfg := bench.Config{
 		Duration: c.Duration("duration"), Settle: c.Duration("settle"), Rounds: c.Int("rounds"), Rate: c.Float64("rate"),
-		Timeout: c.Duration("timeout"), Movies: c.Int("movies"), Spread: c.Bool("spread"), Verify: c.Int("verify"),
+		Timeout: c.Duration("timeout"), Search: c.Int("search"), Movies: c.Int("movies"), Spread: c.Bool("spread"), Verify: c.Int("verify"),
 		Reference: c.String("reference"), Readers: c.Int("readers"), Gather: c.Duration("gather"), GRO: c.Bool("gro"),
 	}
 	if c.NArg() != 1 {
@@ -164,13 +165,17 @@ var benchLimitCommand = &cli.Command{
 		&cli.IntFlag{Name: "packet", Value: 1412, Usage: "octets of an RTP packet"},
 		&cli.BoolFlag{Name: "gro", Usage: "UDP receive offload on the sockets that receive"},
 		&cli.IntFlag{Name: "segments", Value: 14, Usage: "packets of one GSO send"},
+		&cli.Float64Flag{Name: "pace", Value: 1, Usage: "of the paced loop: `GBIT/S`"},
+		&cli.IntFlag{Name: "paced-run", Value: 7, Usage: "packets of one GSO send of it"},
+		&cli.DurationFlag{Name: "slot", Value: time.Millisecond, Usage: "how often it sends what is due"},
 		&cli.PathFlag{Name: "dir", Value: os.TempDir(), Usage: "where the file to read is made and removed; empty for none"},
 	},
 	Action: func(c *cli.Context) error {
 		ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		all, err := bench.Limits(ctx, bench.LimitConfig{Duration: c.Duration("duration"), Destinations: c.Int("destinations"),
-			Packet: c.Int("packet"), Segments: c.Int("segments"), GRO: c.Bool("gro"), Dir: c.Path("dir")})
+			Packet: c.Int("packet"), Segments: c.Int("segments"), GRO: c.Bool("gro"), Dir: c.Path("dir"),
+			Pace: c.Float64("pace"), PacedRun: c.Int("paced-run"), Slot: c.Duration("slot")})
 		return errors.Join(err, bench.WriteLimits(os.Stdout, all))
 	},
 }
