@@ -51,10 +51,12 @@ func sameThroughShim(t *testing.T, s source) {
 					awaitStream(t, s.Upstream, s.path)
 				}
 				mayTunnel(t, client, s.Upstream, transport)
-				// These see nothing at all, or begin later, now and then, directly too.
-				often := client.Name == "vlc" || s.live && s.Name == "gst"
+				tries := 1
+				if s.live && client.Name == "gst" { // one that lost its race plays again alone, when the other is over
+					tries = 3
+				}
 				var err error
-				for range 4 {
+				for range tries {
 					plays := testbed.Together(
 						func() testbed.Frames {
 							return client.Play(t.Context(), t, s.URL(s.path), s.Direct(transport), length)
@@ -67,9 +69,6 @@ func sameThroughShim(t *testing.T, s source) {
 					}
 					t.Logf("%d frames of pictures and %d of sound directly, %d and %d through the shim",
 						len(plays[0].Video), len(plays[0].Audio), len(plays[1].Video), len(plays[1].Audio))
-					if !often && len(plays[0].Video) > 0 { // what could be seen directly differs
-						break
-					}
 				}
 				t.Error(err)
 			})
