@@ -57,7 +57,7 @@ func TestColdMovies(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if _, err := engine.NewProof(f, len(f.HintTracks()), 0, 8); err != nil {
+		if _, err := e.NewProof(f, len(f.HintTracks()), 0, 8); err != nil {
 			t.Fatal(err)
 		}
 		for k := range 2 {

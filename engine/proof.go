@@ -20,9 +20,9 @@ type Proof struct {
 	file  *hint.File
 	known *passages
 	from  time.Duration // where the first packet is expected
-	ahead int  // the passage to take next
-	most  int  // and the first not to be taken
-	ended bool // nothing is left to take
+	ahead int           // the passage to take next
+	most  int           // and the first not to be taken
+	ended bool          // nothing is left to take
 	need  int
 	held  int
 

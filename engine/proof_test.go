@@ -173,7 +173,7 @@ func TestProofAhead(t *testing.T) {
 		"grows slower": {1050 * time.Millisecond, 0.7, 2400 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewProof(f, 2, from, 8)
+			p, err := new(Engine).NewProof(f, 2, from, 8)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -107,11 +107,15 @@ func (i *Interceptor) adopt(ctx context.Context, g *group, s *session) bool {
 // slowly or leaves is like all others, too.
 func (i *Interceptor) fanLead(g *group, fan *live.Group) bool {
 	i.groups.mu.Lock()
-	lead := g.lead
-	fits := g.fan == fan && lead != nil
+	lead, fits := g.lead, g.fan == fan && g.lead != nil && g.lead.source != nil
+	var known []live.Mapping
+	var src *live.Source
+	if fits { // it may leave at any time, and has neither then
+		known, src = lead.known, lead.source
+	}
 	i.groups.mu.Unlock()
 	if fits && lead.now() != fanned {
-		return i.fan(g, lead, lead.known, lead.source) == nil
+		return i.fan(g, lead, known, src) == nil
 	}
 	return fits
 }
