@@ -66,7 +66,7 @@ func TestFaults(t *testing.T) {
 		}
 		return nil
 	}}
-	s, out := open(t, Config{FS: fs, BlockSize: block, Memory: 400 * block, Cycle: 100 * time.Millisecond, Depth: 4})
+	s, out := open(t, Config{FS: fs, BlockSize: block, Memory: 400 * block, Cycle: 250 * time.Millisecond, Depth: 4})
 	t.Cleanup(free)
 
 	st1, in1 := stream(t, s, good, Demand{Rate: 20 * block})
