@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"rtspshim/engine"
@@ -73,6 +74,38 @@ func (i *Interceptor) handBackLive(s *session, why string) {
 	if s.now() == fanned {
 		i.giveUp(s, why)
 		s.relayOnly = ""
+	}
+}
+
+// Leaving has what the client's connection alone controls taken out of its
+// group before the upstream hears that it has gone: another leads then, and what
+// goes on without a connection, or ends, is up to the upstream's own playing.
+func (t *tap) Leaving() {
+	if t.draining.Load() {
+		return
+	}
+	t.mu.Lock()
+	sessions := slices.Collect(maps.Keys(t.sessions))
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), turnTimeout)
+	defer cancel()
+	for _, s := range sessions {
+		s.mu.Lock()
+		_, mine := s.conns[t]
+		goes := s.stage == fanned && mine && len(s.conns) == 1
+		s.mu.Unlock()
+		if !goes || !s.enter(ctx) {
+			continue
+		}
+		switch {
+		case s.now() != fanned:
+		case s.onlyTCP():
+			t.depart(s)
+		default:
+			t.giveUp(s, "connection closed")
+			s.relayOnly = ""
+		}
+		s.leave()
 	}
 }
 

@@ -31,6 +31,9 @@ type Tap interface {
 	// Active says whether sessions hang on this connection: an idle one
 	// without is closed.
 	Active() bool
+	// Leaving is called when the client's stream has ended, before the upstream,
+	// whose own goes on, hears of it.
+	Leaving()
 	// Keep is asked when the upstream's stream has ended: whether the client's
 	// connection lives on without. Its requests then go to Alone, which
 	// answers them; what it leaves unanswered is refused.
@@ -219,6 +222,15 @@ func (c *Conn) end() {
 		_ = c.client.Close()
 		_ = c.upstream.Close()
 	})
+}
+
+func (c *Conn) isOver() bool {
+	select {
+	case <-c.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // fromClient passes the client's stream on until it ends.

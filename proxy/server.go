@@ -391,7 +391,11 @@ func (s *Server) carry(p *pair, secure bool) {
 	c := s.newConn(p, secure)
 	c.toClient.w, c.toUpstream.w = p.client, p.upstream
 	s.run(c, func() error {
-		return c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client)
+		err := c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client)
+		if !c.half.Load() && !c.isOver() {
+			c.tap.Leaving()
+		}
+		return err
 	}, func() error {
 		err := c.fromUpstream(NewReader(p.upstream, s.cfg.Limits, nil))
 		if c.tap.Keep() {

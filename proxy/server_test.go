@@ -44,6 +44,7 @@ func (t *plain) Response(ex *Exchange, m *Message) {
 }
 func (t *plain) ClientFrames(f []byte) []byte   { return f }
 func (t *plain) UpstreamFrames(f []byte) []byte { return f }
+func (t *plain) Leaving()                       {}
 func (t *plain) Keep() bool                     { return t.keep }
 func (t *plain) Alone(ex *Exchange)             { t.request(ex) }
 func (t *plain) Active() bool                   { return t.active }

@@ -2,6 +2,7 @@ package judge
 
 import (
 	"testing"
+	"time"
 
 	"rtspshim/compat/talk"
 )
@@ -107,5 +108,52 @@ func TestFrames(t *testing.T) {
 	}
 	if got := Worst(OfFrames([]Frames{one("abXdefgh"), one("abcdefgh"), one("abcdefgh")}, true)); got == Different {
 		t.Error("what came once counts")
+	}
+}
+
+// What is live is joined at any moment of its rhythm; what a viewer heard
+// before it hung up is a matter of the moment, too. Neither is so for a movie
+// or a stream that ends by itself.
+func TestMoments(t *testing.T) {
+	const frame = 40 * time.Millisecond
+	play := func(duration float64, first time.Duration, packets int, left time.Duration) *talk.Recording {
+		r := &talk.Recording{Took: 5 * time.Second, Duration: duration, Left: map[string]time.Duration{}}
+		if left > 0 {
+			r.Left["A"] = left
+		}
+		r.Exchanges = []*talk.Exchange{{Title: "PLAY", Conn: "A", Method: "PLAY", Outcome: talk.Answered, At: time.Second,
+			Sent:   []byte("PLAY rtsp://h/a RTSP/1.0\r\nCSeq: 1\r\nSession: 1\r\n\r\n"),
+			Answer: talk.ParseMessage([]byte("RTSP/1.0 200 OK\r\nCSeq: 1\r\nSession: 1\r\n\r\n"))}}
+		track := &talk.Track{Conn: "A", Session: "1", Media: 1, Kind: "video", Clock: 90000, UDP: true}
+		for n := range packets {
+			track.Packets = append(track.Packets, talk.Packet{At: time.Second + first + time.Duration(n)*frame, Hash: uint64(n), Seq: uint16(n), Timestamp: uint32(n * 3600)})
+		}
+		r.Tracks = []*talk.Track{track}
+		return r
+	}
+	for _, c := range []struct {
+		name             string
+		duration         float64
+		later            time.Duration
+		packets          int // of the direct run's 50
+		left             time.Duration
+		first, untilDone bool
+	}{
+		{name: "live, a frame later", later: frame, packets: 50},
+		{name: "live, two frames later", later: 2 * frame, packets: 50, first: true},
+		{name: "movie, a frame later", duration: 60, later: frame, packets: 50, first: true},
+		{name: "movie, hung up", duration: 60, packets: 49, left: 3 * time.Second},
+		{name: "movie, ended a packet early", duration: 60, packets: 49, untilDone: true},
+		{name: "movie, hung up and much is missing", duration: 60, packets: 40, left: 3 * time.Second, untilDone: true},
+	} {
+		seen := map[string]bool{}
+		for _, x := range compare(play(c.duration, 0, 50, c.left), play(c.duration, c.later, c.packets, c.left), true) {
+			if _, counts := weigh(x, 0); counts {
+				seen[x.What] = true
+			}
+		}
+		if seen["time to the first packet"] != c.first || seen["packets until its end"] != c.untilDone {
+			t.Errorf("%s: %v", c.name, seen)
+		}
 	}
 }
