@@ -157,3 +157,36 @@ func TestMoments(t *testing.T) {
 		}
 	}
 }
+
+// A sample that comes once more on resuming is set aside, once for each pause.
+func TestOnce(t *testing.T) {
+	track := &talk.Track{}
+	var all []Section
+	for _, s := range []struct{ method, packets string }{
+		{"PLAY", "abc"}, {"PAUSE", ""}, {"PLAY", "cde"}, {"PAUSE", "f"}, {"PLAY", "fghi"}, {"PLAY", "xyz"}, {"PLAY", "xyzw"},
+	} {
+		from := len(track.Packets)
+		for _, c := range s.packets {
+			track.Packets = append(track.Packets, talk.Packet{Hash: uint64(c)})
+		}
+		all = append(all, Section{Method: s.method, From: from, To: len(track.Packets)})
+	}
+	out, sections, again := once(track, all)
+	if again != 1+1+3 {
+		t.Errorf("%d again", again)
+	}
+	got := ""
+	for _, s := range sections {
+		for _, p := range out.Packets[s.From:s.To] {
+			got += string(rune(p.Hash))
+		}
+		got += " "
+	}
+	if want := "abc  de f ghi xyz w "; got != want {
+		t.Errorf("left %q, want %q", got, want)
+	}
+	sections[2].Ranged = true
+	if same, _, again := once(out, sections); again != 0 || same != out {
+		t.Error("found more")
+	}
+}

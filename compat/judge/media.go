@@ -53,7 +53,19 @@ func (d *differ) track(name string, a, b *talk.Track) {
 		d.text(Media, name, "server port", source(a), source(b))
 	}
 	d.more(Media, name, "packets that are not RTP", float64(a.Odd), float64(b.Odd), 0, "", nil)
+	d.rtcp(name, a, b)
 	sa, sb := Sections(d.a, a), Sections(d.b, b)
+	for i := range min(len(sa), len(sb)) {
+		if sa[i].Label == sb[i].Label {
+			d.info(sa[i].Label+trackName(a), a, b, sa[i], sb[i], d.rhythm(a, sa[:i+1]))
+		}
+	}
+	if d.a.Duration > 0 {
+		var againA, againB int
+		a, sa, againA = once(a, sa)
+		b, sb, againB = once(b, sb)
+		d.more(Media, name, "packets heard once more after a pause", float64(againA), float64(againB), 0, "packets", &Whole)
+	}
 	for i := range min(len(sa), len(sb)) {
 		if sa[i].Label == sb[i].Label {
 			d.section(sa[i].Label+trackName(a), a, b, sa, sb, i)
@@ -65,7 +77,6 @@ func (d *differ) track(name string, a, b *talk.Track) {
 			d.stretch(a, b, ra[i], rb[i])
 		}
 	}
-	d.rtcp(name, a, b)
 }
 
 // ssrcs tells what the track's SSRCs have to do with the one in Transport.
@@ -147,12 +158,12 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 		return
 	}
 	rhythm := d.rhythm(a, sa[:i+1])
-	d.info(where, a, b, x, y, rhythm)
 	if i > 0 && x.From > 0 && y.From > 0 {
 		d.seam(where, a, b, x, y, sa[i-1], rhythm)
 		if heardA, ok := resumed(a, sa, i); ok {
 			if heardB, ok := resumed(b, sb, i); ok {
-				d.number(Media, where, "Range against what was heard before", heardA, heardB, 0.050, "s")
+				within := 0.050 + longestStep(a, sa[i-1]) + longestStep(a, x) // it falls anywhere between two packets
+				d.number(Media, where, "Range against what was heard before", heardA, heardB, within, "s")
 			}
 		}
 	}
@@ -194,7 +205,7 @@ func heardFor(t *talk.Track, s Section) float64 {
 
 // info compares RTP-Info with the first packet that came.
 func (d *differ) info(where string, a, b *talk.Track, x, y Section, rhythm float64) {
-	if x.Info == nil || y.Info == nil {
+	if x.Info == nil || y.Info == nil || x.To == x.From || y.To == y.From {
 		return // the header itself is compared
 	}
 	pa, pb := a.Packets[x.From], b.Packets[y.From]
@@ -271,6 +282,14 @@ func resumed(t *talk.Track, all []Section, i int) (float64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// longestStep is the most media time between two packets, in seconds.
+func longestStep(t *talk.Track, s Section) (longest float64) {
+	for i := s.From + 1; i < s.To && t.Clock > 0; i++ {
+		longest = max(longest, float64(int32(t.Packets[i].Timestamp-t.Packets[i-1].Timestamp))/float64(t.Clock))
+	}
+	return longest
 }
 
 func hole(step float64) string {

@@ -2,6 +2,7 @@ package judge
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -56,6 +57,39 @@ func Sections(r *talk.Recording, t *talk.Track) []Section {
 		all[len(all)-1].End = left
 	}
 	return all
+}
+
+// longestSample is how many packets of one sample may be sent again.
+const longestSample = 64
+
+// once leaves out what a server sends again on resuming, and counts it. Darwin
+// resumes at a time, not at a packet (RFC 2326 10.5: "at the pause point"): the
+// sample in which it falls comes a second time, with new numbers. The rest can
+// be compared packet by packet.
+func once(t *talk.Track, all []Section) (*talk.Track, []Section, int) {
+	out, sections, gone := *t, slices.Clone(all), 0
+	out.Packets = nil
+	for i := range sections {
+		s := &sections[i]
+		again := 0
+		for k := min(longestSample, s.From, s.To-s.From); i > 0 && s.Method == "PLAY" && !s.Ranged && k > again; k-- {
+			before, now := t.Packets[s.From-k:s.From], t.Packets[s.From:s.From+k]
+			if slices.EqualFunc(before, now, func(p, q talk.Packet) bool { return p.Hash == q.Hash }) {
+				again = k
+			}
+		}
+		if i == 0 {
+			out.Packets = append(out.Packets, t.Packets[:s.From]...)
+		}
+		out.Packets = append(out.Packets, t.Packets[s.From+again:s.To]...)
+		s.From -= gone
+		gone += again
+		s.To -= gone
+	}
+	if gone == 0 {
+		return t, all, 0
+	}
+	return &out, sections, gone
 }
 
 // concerns says whether the answer to e changes what the track sends.
