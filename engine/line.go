@@ -88,7 +88,7 @@ func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Dur
 			break
 		}
 		late := max(0, now-s.base-l.packet.Send)
-		s.late.add(late)
+		s.late.Add(late)
 		to.packet(l, late)
 		l.last, l.behind, l.known = placeOf(&l.packet), true, false
 		l.lastTime = l.packet.Time + l.Time
