@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+	"os"
 	"time"
 
 	"rtspshim/engine/hint"
@@ -173,6 +175,9 @@ func (s *Stream) resolve(i int, t *TrackState) {
 	}
 	t.asked, t.behind = false, false
 	first, err := behind(s.spec.File, m.Track, s.spec.AsHinted, s.spec.From, last)
+	if errors.Is(err, os.ErrClosed) {
+		return // the session is over, and asks no more
+	}
 	if err != nil {
 		s.e.log.Warn("engine: state of a stream", "file", s.spec.File.Name, "err", err)
 		return
