@@ -59,3 +59,35 @@ func TestDarwinTakeover(t *testing.T) {
 		t.Log(log)
 	}
 }
+
+// Whatever the kernel is let to do or not, the packets are Darwin's: payload,
+// marker and type, in this order.
+func TestDarwinTakeoverEveryWay(t *testing.T) {
+	const name, length = "h264-bframes-aac.mp4", 4 * time.Second
+	up := testbed.StartDSS(t, testbed.DSSOptions{Movies: []string{testbed.Movie(t, name)}})
+	for way := range 8 {
+		var flags []string
+		for i, flag := range []string{"--gso", "--io-uring", "--o-direct"} {
+			flags = append(flags, flag, []string{"on", "off"}[way>>i&1])
+		}
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			t.Parallel()
+			shim := testbed.StartShim(t, up.Upstream, append(flags, "--movies", up.MoviesFolder)...)
+			for _, transport := range []testbed.Transport{testbed.UDP, testbed.TCP} {
+				plays := testbed.Together(
+					func() testbed.Frames {
+						return testbed.GortsplibFrames(t.Context(), t, up.URL("/"+name), transport, length)
+					},
+					func() testbed.Frames {
+						return testbed.GortsplibFrames(t.Context(), t, up.At(shim.Addr).URL("/"+name), transport, length)
+					})
+				if err := testbed.CompareStart(plays[0], plays[1], 20); err != nil {
+					t.Errorf("%s: %v", transport, err)
+				}
+			}
+			if log := shim.Stop(t); strings.Count(log, "taken over") < 2 {
+				t.Errorf("not taken over twice:\n%s", log)
+			}
+		})
+	}
+}

@@ -197,9 +197,9 @@ func (e *Engine) PumpStats() []PumpStats {
 // Attrs tell of all Streams so far, and of the disk, in the log. Late are
 // packets over UDP.
 func (e *Engine) Attrs() []any {
-	var late Lateness
+	var late wire.Histogram
 	for _, p := range e.PumpStats() {
-		late.Add(&p.Lateness)
+		late.Merge(&p.Lateness)
 	}
 	d := e.DiskStats()
 	e.mu.Lock()
@@ -210,7 +210,7 @@ func (e *Engine) Attrs() []any {
 		underruns += s.underruns
 		s.mu.Unlock()
 	}
-	return []any{"streams", len(e.streams), "packets", late.Packets(), "late_p50", late.Quantile(0.5), "late_p99", late.Quantile(0.99),
+	return []any{"streams", len(e.streams), "packets", late.N(), "late_p50", late.Quantile(0.5), "late_p99", late.Quantile(0.99),
 		"late_p999", late.Quantile(0.999), "late_max", late.Max(), "underruns", underruns, "mbit/s", e.used / 1e6,
 		"disk_reads", d.Reads, "disk_bytes", d.Bytes, "blocks_read", d.Blocks, "blocks_shared", d.Hits, "cycles", d.Cycles,
 		"overruns", d.Overruns, "blocks", d.PoolBlocks, "blocks_in_use", d.InUse}

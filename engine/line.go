@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+	"os"
 	"time"
 
 	"rtspshim/engine/hint"
@@ -93,7 +95,7 @@ func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Dur
 			break
 		}
 		late := max(0, now-s.base-l.packet.Send)
-		s.late.add(late)
+		s.late.Add(late)
 		to.packet(l, late)
 		l.last, l.behind, l.known = placeOf(&l.packet), true, false
 		l.lastTime = l.packet.Time + l.Time
@@ -178,6 +180,9 @@ func (s *Stream) resolve(i int, t *TrackState) {
 	}
 	t.asked, t.behind = false, false
 	first, err := behind(s.spec.File, m.Track, s.spec.AsHinted, s.spec.From, last)
+	if errors.Is(err, os.ErrClosed) {
+		return // the session is over, and asks no more
+	}
 	if err != nil {
 		s.e.log.Warn("engine: state of a stream", "file", s.spec.File.Name, "err", err)
 		return

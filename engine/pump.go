@@ -42,8 +42,8 @@ type PumpStats struct {
 	// Late[i] those of less than 2^i µs, the last one all others.
 	Late [16]uint64
 
-	Streams  int      // sent now
-	Lateness Lateness // of their packets
+	Streams  int            // sent now
+	Lateness wire.Histogram // of their packets
 }
 
 // pump is one thread that serves a set of sockets in ticks: it sleeps until one

@@ -12,6 +12,7 @@ import (
 
 	"rtspshim/engine/hint"
 	"rtspshim/engine/relay"
+	"rtspshim/engine/wire"
 )
 
 // ErrAdmission says that disk, memory or network cannot carry one more
@@ -126,7 +127,7 @@ type Stream struct {
 	gone      bool // nor under way
 	told      bool // Done was called, or never will be
 	underruns uint64
-	late      Lateness
+	late      wire.Histogram
 	primed    chan struct{} // closed when the first interval is in memory, or never will be
 	stopped   chan struct{} // closed when the last packet has left
 }

@@ -24,7 +24,7 @@ type udpSink struct {
 	turn    []*Stream // of them, those to be settled
 	limit   int       // packets back to back
 	batch   *wire.Batch
-	late    Lateness
+	late    wire.Histogram
 	headers [][12]byte
 	header  int
 	pieces  [][]byte
@@ -39,7 +39,7 @@ func (u *udpSink) init(b *wire.Batch, limit int) {
 // packet sends a line's next packet: its header built here, its payload from
 // where it lies.
 func (u *udpSink) packet(l *line, late time.Duration) {
-	u.late.add(late)
+	u.late.Add(late)
 	conn, dest := l.Relay.Outlet(relay.RTP)
 	if dest == nil {
 		return

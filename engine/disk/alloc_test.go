@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"slices"
 	"testing"
 	"time"
 )
@@ -45,35 +44,6 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 	})
-}
-
-func TestHistogram(t *testing.T) {
-	var h histogram
-	var all []time.Duration
-	for i := range 100_000 {
-		d := time.Duration(i*i) * time.Microsecond / 1000
-		all = append(all, d)
-		h.add(d)
-	}
-	slices.Sort(all)
-	for _, q := range []float64{0, 0.1, 0.5, 0.9, 0.99, 0.999} {
-		want := all[int(q*float64(len(all)))]
-		if got := h.quantile(q); got < want || got > want*9/8+time.Microsecond {
-			t.Errorf("%v: %v, want %v", q, got, want)
-		}
-	}
-	if h.quantile(1) != all[len(all)-1] || h.max != all[len(all)-1] {
-		t.Error(h.quantile(1), h.max)
-	}
-	for d := time.Duration(1); d < time.Hour; d += d/9 + 1 {
-		if i := class(d); i > 0 && (time.Duration(bound(i))*time.Microsecond <= d || time.Duration(bound(i-1))*time.Microsecond > d) {
-			t.Fatalf("%v in class %d, from %d to %d us", d, i, bound(i-1), bound(i))
-		}
-	}
-	var none histogram
-	if none.quantile(0.5) != 0 {
-		t.Error(none.quantile(0.5))
-	}
 }
 
 // The heap gives up first what is needed last, and the pool finds what it holds.

@@ -30,6 +30,8 @@ import (
 	"math/bits"
 	"sync"
 	"time"
+
+	"rtspshim/engine/wire"
 )
 
 // Errors of streams and sets; to be found with errors.Is.
@@ -52,28 +54,16 @@ func (e *ReadError) Error() string { return fmt.Sprintf("read %s at %d: %v", e.N
 
 func (e *ReadError) Unwrap() error { return e.Err }
 
-// Mode says whether an optional feature of the system is used.
-type Mode uint8
+// Mode says whether an optional feature of the system is used. With On, Open or
+// OpenFile fails where the system has it not.
+type Mode = wire.Mode
 
 // The settings of a Mode.
 const (
-	Auto Mode = iota // where the system has it
-	On               // Open or OpenFile fails where the system has it not
-	Off              // never
+	Auto = wire.Auto
+	On   = wire.On
+	Off  = wire.Off
 )
-
-// UnmarshalText reads "auto", "on" or "off".
-func (m *Mode) UnmarshalText(text []byte) error {
-	for _, v := range []Mode{Auto, On, Off} {
-		if v.String() == string(text) {
-			*m = v
-			return nil
-		}
-	}
-	return fmt.Errorf("mode %q: not auto, on or off", text)
-}
-
-func (m Mode) String() string { return [...]string{"auto", "on", "off"}[m%3] }
 
 // Config sets up a Scheduler. The zero Config works.
 type Config struct {
@@ -154,7 +144,7 @@ type Scheduler struct {
 	mu    sync.Mutex // held by run while it works
 	core             // what run works on
 	stats Stats
-	times histogram // of reads
+	times wire.Histogram // of reads
 
 	stop    chan struct{}
 	ended   chan struct{} // closed by run

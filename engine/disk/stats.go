@@ -1,9 +1,6 @@
 package disk
 
-import (
-	"math/bits"
-	"time"
-)
+import "time"
 
 // Stats counts a Scheduler's work since Open. Blocks / (Hits + Blocks) is how
 // much of what was wanted had to be read.
@@ -43,7 +40,7 @@ func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.stats
-	t.ReadP50, t.ReadP99, t.ReadMax = s.times.quantile(0.5), s.times.quantile(0.99), s.times.max
+	t.ReadP50, t.ReadP99, t.ReadMax = s.times.Quantile(0.5), s.times.Quantile(0.99), s.times.Max()
 	t.Streams, t.Budget, t.Admitted = len(s.streams), s.cfg.Cycle, s.ledger.time
 	t.PoolBlocks, t.InUse = len(s.blocks), len(s.blocks)-len(s.heap)
 	for _, i := range s.heap {
@@ -53,46 +50,4 @@ func (s *Scheduler) Stats() Stats {
 	}
 	t.UnderWay, t.Stuck = len(s.slots)-len(s.idle), s.stuck
 	return t
-}
-
-// histogram counts durations in classes an eighth wide.
-type histogram struct {
-	counts [8 * 40]uint32 // by microseconds: eight for each power of two
-	n      uint64
-	max    time.Duration
-}
-
-func (h *histogram) add(d time.Duration) {
-	h.counts[class(d)]++
-	h.n++
-	h.max = max(h.max, d)
-}
-
-func class(d time.Duration) int {
-	us := uint64(max(d.Microseconds(), 0))
-	if us < 8 {
-		return int(us)
-	}
-	e := bits.Len64(us) - 4 // us>>e is from 8 to 15
-	return min(8*(e+1)+int(us>>e)-8, 8*40-1)
-}
-
-// quantile returns an upper bound of the class that holds the q-th part.
-func (h *histogram) quantile(q float64) time.Duration {
-	rank := uint64(q * float64(h.n))
-	for i, c := range h.counts {
-		if rank < uint64(c) {
-			return min(h.max, time.Duration(bound(i))*time.Microsecond)
-		}
-		rank -= uint64(c)
-	}
-	return h.max
-}
-
-// bound is the least duration beyond class i, in microseconds.
-func bound(i int) uint64 {
-	if i++; i < 8 {
-		return uint64(i)
-	}
-	return uint64(i%8+8) << (i/8 - 1)
 }

@@ -203,6 +203,6 @@ func BenchmarkSeek(b *testing.B) {
 	at := time.Duration(0)
 	for b.Loop() {
 		at = (at + 12345*time.Millisecond*7) % (2 * time.Hour)
-		r.Seek(r.SyncBefore(at))
+		r.Seek(at)
 	}
 }

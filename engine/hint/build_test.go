@@ -67,7 +67,6 @@ type tt struct {
 	perChunk     []int    // samples in each chunk; nil for one each
 	stts         [][2]int // nil for one run of 10 each
 	refs         []int
-	sync         []int
 	fixed        int  // sample size in stsz, with
 	count        int  // as many samples
 	stz2         int  // bits
@@ -206,13 +205,6 @@ func (t tt) stbl(offsets []int, base int) []byte {
 		rows = cat(rows, u32(i+1), u32(n), u32(1))
 	}
 	b = cat(b, fullbox("stsc", 0, rows), t.sizes())
-	if t.sync != nil {
-		rows = u32(len(t.sync))
-		for _, s := range t.sync {
-			rows = cat(rows, u32(s))
-		}
-		b = cat(b, fullbox("stss", 0, rows))
-	}
 	rows = u32(len(offsets))
 	for _, o := range offsets {
 		if t.co64 {

@@ -207,25 +207,17 @@ func TestSeek(t *testing.T) {
 	v := media("a", "b", "c", "d", "e", "f")
 	h := hints(one(1), one(2), one(3), one(4), one(5), one(6))
 	h.stts = [][2]int{{1, 120}, {2, 0}, {1, 120}, {2, 10}} // due at 0 120 120 120 240 250
-	h.sync = []int{1, 4}
 	m := readMovie(t, tm{tracks: []tt{v, h}}.build())
-	r, err := m.Reader(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ at, seq, sync int }{
-		{0, 1, 0}, {1, 1, 1}, {119, 1, 119}, {120, 2, 0}, {121, 4, 121}, {239, 4, 239}, {240, 5, 120}, {249, 5, 120}, {250, 6, 120}, {259, 6, 120},
-		{260, 0, 260}, {5000, 0, 5000},
+	for _, c := range []struct{ at, seq int }{
+		{0, 1}, {1, 1}, {119, 1}, {120, 2}, {121, 4}, {239, 4}, {240, 5}, {249, 5}, {250, 6}, {259, 6}, {260, 0}, {5000, 0},
 	} {
 		got := scanAll(t, m, Config{}, time.Duration(c.at)*time.Millisecond)
 		seq := 0
 		if len(got) > 0 {
 			seq = int(got[0].Seq)
 		}
-		// A sample that is a sync sample itself needs no step back.
-		sync := r.SyncBefore(time.Duration(c.at) * time.Millisecond)
-		if seq != c.seq || sync != time.Duration(c.sync)*time.Millisecond {
-			t.Errorf("seek to %d ms: packet %d, sync at %v; want %d, %d ms", c.at, seq, sync, c.seq, c.sync)
+		if seq != c.seq {
+			t.Errorf("seek to %d ms: packet %d, want %d", c.at, seq, c.seq)
 		}
 	}
 }

@@ -210,7 +210,7 @@ func (p *parser) hnti(udta box, kind string) (text string, err error) {
 
 func (p *parser) sampleTable(t *Track, stbl box) error {
 	s := &t.samples
-	s.allSync, s.blockSamples = true, 1
+	s.blockSamples = 1
 	var stsc, stts box
 	err := p.each(stbl, func(b box) error {
 		switch b.kind {
@@ -224,9 +224,6 @@ func (p *parser) sampleTable(t *Track, stbl box) error {
 			return p.column(&s.chunks, b, 4, func(r []byte) uint64 { return uint64(binary.BigEndian.Uint32(r)) })
 		case "co64":
 			return p.column(&s.chunks, b, 8, binary.BigEndian.Uint64)
-		case "stss":
-			s.allSync = false
-			return p.column(&s.syncs, b, 4, func(r []byte) uint64 { return uint64(max(binary.BigEndian.Uint32(r), 1)) - 1 })
 		case "stsc":
 			stsc = b
 		case "stts":

@@ -152,24 +152,6 @@ func (r *Reader) Upcoming() time.Duration {
 	return next
 }
 
-// SyncBefore returns the time of the last sync sample at or before at in the
-// tracks the reader plays: the earliest of them, as Darwin does. Seek there to
-// begin with a whole picture.
-func (r *Reader) SyncBefore(at time.Duration) time.Duration {
-	sync := at
-	for i := range r.streams {
-		t := r.streams[i].t
-		k := t.locate(at)
-		if k == t.samples.n {
-			continue // done by then
-		}
-		if b := t.samples.syncBefore(k); b != k {
-			sync = min(sync, t.due(t.samples.time(b)))
-		}
-	}
-	return sync
-}
-
 // due converts a hint sample's time into movie time.
 func (t *Track) due(media int64) time.Duration { return ticks(media+t.start, int64(t.TimeScale)) }
 

@@ -58,9 +58,6 @@ type samples struct {
 	// runs of samples with the same duration (stts), in media time units
 	timeSample, timeStart, timeDelta packed
 
-	syncs   packed // sync samples (stss)
-	allSync bool   // no stss: every sample is one
-
 	// compressed QuickTime sound, whose "samples" have no bytes of their own:
 	// blockBytes hold blockSamples of them. 1 and 0 for anything else.
 	blockSamples, blockBytes int64
@@ -137,18 +134,6 @@ func (t *samples) lower(v int64) int {
 		i += (v - s + d - 1) / d
 	}
 	return int(min(i, int64(t.n)))
-}
-
-// syncBefore returns the last sync sample at or before i, or i itself when
-// there is none.
-func (t *samples) syncBefore(i int) int {
-	if t.allSync || i < 0 {
-		return i
-	}
-	if k := t.syncs.last(int64(i)); k >= 0 {
-		return int(t.syncs.at(k))
-	}
-	return i
 }
 
 // cursor finds samples; going on to the next one is O(1), to any other O(log n).

@@ -33,11 +33,11 @@ func (u *uncached) ReadAt(b []byte, off int64) (n int, err error) {
 		if closed := u.conn.Control(func(fd uintptr) {
 			k, err = unix.Preadv2(int(fd), [][]byte{b[n:]}, off+int64(n), unix.RWF_DONTCACHE)
 		}); closed != nil {
-			return n, closed
+			err = closed
 		}
 		switch {
 		case err == unix.EINTR:
-		case err != nil: // EOPNOTSUPP; any other one will be had again
+		case err != nil: // EOPNOTSUPP; any other one is had again below
 			u.refused.Store(true)
 		case k == 0:
 			return n, io.EOF
