@@ -22,7 +22,11 @@ func (e *Engine) admit(s *Stream) error {
 	if err != nil {
 		return err
 	}
-	f, err := d.OpenFile(s.spec.File.Name)
+	id := disk.IdentityOf(s.spec.File.Info())
+	f := d.Opened(id)
+	if f == nil {
+		f, err = d.OpenFile(s.spec.File.Name)
+	}
 	if errors.Is(err, disk.ErrClosed) {
 		return ErrClosed
 	}
@@ -30,7 +34,7 @@ func (e *Engine) admit(s *Stream) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if f.Identity() != disk.IdentityOf(s.spec.File.Info()) {
+	if f.Identity() != id {
 		return fmt.Errorf("%s: %w", s.spec.File.Name, disk.ErrChanged)
 	}
 	demand, err := e.demand(s)

@@ -60,7 +60,8 @@ type Config struct {
 
 	// Movies. What the disk reads in one cycle is sent in the next.
 	CycleTime     time.Duration // 0 means 1 s
-	Memory        int64         // of the block pool, bytes; 0 means 256 MiB. Taken when the first Stream opens.
+	Memory        int64         // of the block pool, bytes; 0 means 256 MiB
+	Movies        bool          // that memory is taken at once; otherwise the first Stream waits for it
 	DiskBandwidth int64         // for admission, bytes a second; 0 means no limit
 	DiskOverhead  time.Duration // likewise, of one read
 	Uring, Direct disk.Mode     // io_uring; O_DIRECT
@@ -88,13 +89,14 @@ type Engine struct {
 	pumps  []*pump
 	own    relay.Own
 
-	shelf   hint.Shelf
-	library sync.Mutex      // held to open disk
-	disk    *disk.Scheduler // nil before the first Stream
-	used    int64           // bits a second of Streams; guarded by mu
-	feeder  *feeder
-	writers sync.WaitGroup // Streams over TCP
-	ends    sync.WaitGroup // calls of Done
+	shelf    hint.Shelf
+	passages passages
+	library  sync.Mutex      // held to open disk
+	disk     *disk.Scheduler // nil before the first Stream
+	used     int64           // bits a second of Streams; guarded by mu
+	feeder   *feeder
+	writers  sync.WaitGroup // Streams over TCP
+	ends     sync.WaitGroup // calls of Done
 
 	mu      sync.Mutex
 	closed  bool
@@ -143,6 +145,11 @@ func Open(c Config) (*Engine, error) {
 		}
 		e.pumps = append(e.pumps, p)
 		go p.run()
+	}
+	if c.Movies {
+		if _, err := e.openDisk(); err != nil {
+			return nil, errors.Join(fmt.Errorf("engine: %w", err), e.Close())
+		}
 	}
 	e.log.Info("engine open", "pumps", c.Pumps, "gso", e.net.GSO, "gro", e.net.GRO, "plain", e.net.Plain,
 		"gather", c.Gather, "files", files)

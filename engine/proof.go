@@ -17,35 +17,24 @@ import (
 //
 // A Proof is for one goroutine.
 type Proof struct {
-	scan  *hint.Scanner
-	from  time.Duration
-	ahead time.Duration // scanned up to here
-	ended bool          // nothing is left to scan
+	file  *hint.File
+	known *passages
+	ahead int  // the passage to take next
+	most  int  // and the first not to be taken
+	ended bool // nothing is left to take
 	need  int
 	held  int
 
-	tracks []uint32      // hint track IDs, as the scan numbers them
-	cands  [][]candidate // of each track, in the movie's order
-	medias []*mediaProof //
+	tracks []uint32  // hint track IDs, as the scan numbers them
+	parts  []passage // taken so far
+	count  []int     // candidates of each track in them
+	medias []*mediaProof
 	why    string        // set once the packets differ
 	base   time.Duration // the earliest that a packet came, less its due time
 	first  time.Duration // the same of the first packet
 	early  time.Duration // the lead after the first burst; 0 before
 
 	firstAt, earlyAt, lastAt time.Duration // arrivals: of the first packet, of early, of the last one
-	packet                   hint.Packet   // the scan's
-	hash                     maphash.Hash  //
-}
-
-// candidate is a packet of the movie, its payload as a sum.
-type candidate struct {
-	sum    uint64
-	size   int
-	bits   uint16
-	seq    uint16
-	time   uint32
-	sample int
-	due    time.Duration
 }
 
 // Seen is a packet of the upstream's, as far as a Proof needs it.
@@ -113,49 +102,53 @@ type guess struct {
 }
 
 const (
-	proofLead = 2 * time.Second  // scanned before and behind the expected time
-	proofMost = 60 * time.Second // scanned in all
-	heldMost  = 1 << 16          // candidates held
+	proofLead = 2  // passages taken before and behind the expected time
+	proofMost = 60 // taken in all
+	heldMost  = 1 << 16
 )
 
 // NewProof compares the packets of so many medias with the movie, expected to
 // start at from. need packets of each Media must agree.
-func NewProof(f *hint.File, medias int, from time.Duration, need int) (*Proof, error) {
-	start := max(0, from-proofLead)
-	scan, err := f.Scan(f, hint.Config{AsHinted: true}, start)
-	if err != nil {
-		return nil, fmt.Errorf("proof: %w", err)
-	}
-	p := &Proof{scan: scan, from: from, ahead: start, need: need, base: 1<<63 - 1}
+func (e *Engine) NewProof(f *hint.File, medias int, from time.Duration, need int) (*Proof, error) {
+	at := int(max(0, from) / passageTime)
+	p := &Proof{file: f, known: &e.passages, ahead: max(0, at-proofLead), need: need, base: 1<<63 - 1}
+	p.most = p.ahead + proofMost
 	for _, t := range f.HintTracks() {
 		p.tracks = append(p.tracks, t.ID)
 	}
-	p.cands = make([][]candidate, len(p.tracks))
+	p.count = make([]int, len(p.tracks))
 	for range medias {
 		p.medias = append(p.medias, &mediaProof{})
 	}
-	p.hash.SetSeed(sumSeed)
-	return p, p.scanTo(from + proofLead)
+	return p, p.take(at + proofLead)
 }
 
-// scanTo takes in the movie's packets that are due before to.
-func (p *Proof) scanTo(to time.Duration) error {
-	to = min(to, p.from+proofMost)
-	for !p.ended && p.ahead < to && p.held < heldMost {
-		if !p.scan.Next(&p.packet) {
-			p.ended = true
-			return p.scan.Err()
+// take takes in the movie's packets up to a passage.
+func (p *Proof) take(last int) error {
+	last = min(last, p.most-1)
+	if p.ended || p.ahead > last || p.held >= heldMost {
+		return nil
+	}
+	all, err := p.known.take(p.file, p.ahead, last)
+	for _, s := range all {
+		for t, list := range s.tracks {
+			p.count[t] += len(list)
 		}
-		k := &p.packet
-		p.hash.Reset()
-		for _, b := range k.Payload {
-			_, _ = p.hash.Write(b)
+		p.held += s.size()
+		p.ended = s.last
+	}
+	p.parts, p.ahead = append(p.parts, all...), last+1
+	return err
+}
+
+// at is the i-th candidate of a track.
+func (p *Proof) at(track, i int) *candidate {
+	for k := range p.parts {
+		list := p.parts[k].tracks[track]
+		if i < len(list) {
+			return &list[i]
 		}
-		p.cands[k.Track] = append(p.cands[k.Track], candidate{
-			sum: p.hash.Sum64(), size: k.Size, bits: k.Bits &^ 0xc000, seq: k.Seq, time: k.Time, sample: k.Sample, due: k.Due,
-		})
-		p.held++
-		p.ahead = max(p.ahead, k.Due)
+		i -= len(list)
 	}
 	return nil
 }
@@ -206,9 +199,9 @@ func (p *Proof) Packet(s Seen) bool {
 
 // start guesses at every place where the movie has this packet.
 func (p *Proof) start(m *mediaProof, s *Seen) {
-	for t, list := range p.cands {
-		for i := range list {
-			if c := &list[i]; c.same(s) {
+	for t := range p.tracks {
+		for i := range p.count[t] {
+			if c := p.at(t, i); c.same(s) {
 				m.guesses = append(m.guesses, guess{t, i, s.Seq, Mapping{
 					Track: p.tracks[t], SSRC: s.SSRC, Seq: s.Seq - c.seq, Time: s.Time - c.time,
 				}})
@@ -236,16 +229,19 @@ func (p *Proof) follow(m *mediaProof, s *Seen) {
 // candidate is the movie's packet that has this sequence number by the guess.
 func (p *Proof) candidate(g *guess, seq uint16) *candidate {
 	i := g.first + int(int16(seq-g.firstSeq))
-	for i >= len(p.cands[g.track]) && !p.ended && p.ahead < p.from+proofMost && p.held < heldMost {
-		if err := p.scanTo(p.ahead + proofLead); err != nil {
-			p.why = err.Error()
+	for i >= p.count[g.track] && !p.ended && p.ahead < p.most && p.held < heldMost {
+		if err := p.take(p.ahead + proofLead); err != nil {
+			p.why, p.ended = err.Error(), true
 		}
 	}
-	list := p.cands[g.track]
-	if i < 0 || i >= len(list) || list[i].seq+g.m.Seq != seq {
+	if i < 0 || i >= p.count[g.track] {
 		return nil
 	}
-	return &list[i]
+	c := p.at(g.track, i)
+	if c.seq+g.m.Seq != seq {
+		return nil
+	}
+	return c
 }
 
 // Why is the reason why the movie is not what the upstream sends; empty as

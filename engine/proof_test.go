@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"fmt"
+	"hash/maphash"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -99,7 +102,7 @@ func TestProof(t *testing.T) {
 		"from elsewhere":       {f, later, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := NewProof(c.file, 2, c.from, 8)
+			p, err := new(Engine).NewProof(c.file, 2, c.from, 8)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +138,7 @@ func TestProofPlace(t *testing.T) {
 	tracks := f.HintTracks()
 	maps := []Mapping{{tracks[0].ID, 1, 1, 1}, {tracks[1].ID, 2, 2, 2}}
 	list := play(t, f, 0, 3*time.Second, maps)
-	p, err := NewProof(f, 2, 0, 1)
+	p, err := new(Engine).NewProof(f, 2, 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,5 +162,54 @@ func BenchmarkProofSee(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		See(0, packet, 0)
+	}
+}
+
+// TestPassages takes a movie's packets in pieces, in any order, and some of them
+// again: they are those of a scan from beginning to end.
+func TestPassages(t *testing.T) {
+	for _, name := range []string{"h264-bframes-aac.mp4", "h264-aac.mov", "mpeg4-aac.mp4"} {
+		f, err := hint.Open("../testdata/hinted/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		scan, err := f.Scan(f, hint.Config{AsHinted: true}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([][]string, len(f.HintTracks()))
+		end := 0
+		for p := (hint.Packet{}); scan.Next(&p); end = max(end, int(p.Due/passageTime)) {
+			sum := maphash.Bytes(sumSeed, slices.Concat(p.Payload...))
+			want[p.Track] = append(want[p.Track], fmt.Sprint(p.Sample, p.Seq, p.Time, p.Due, p.Size, sum))
+		}
+		var k passages
+		for _, part := range [][2]int{{end, end + 3}, {1, 2}, {0, 3}, {2, end}, {0, end + 9}} {
+			all, err := k.take(f, part[0], part[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) != min(part[1], end)-part[0]+1 || all[len(all)-1].last != (part[1] >= end) {
+				t.Errorf("%s: passages %v: %d of them, last %v; the movie ends in %d", name, part, len(all), all[len(all)-1].last, end)
+			}
+			for n := range want {
+				var got []string
+				for _, p := range all {
+					for _, c := range p.tracks[n] {
+						got = append(got, fmt.Sprint(c.sample, c.seq, c.time, c.due, c.size, c.sum))
+					}
+				}
+				if part[0] == 0 && part[1] > end && !slices.Equal(got, want[n]) {
+					t.Errorf("%s track %d: %d packets, a scan has %d", name, n, len(got), len(want[n]))
+				}
+				if len(got) > 0 && !slices.Contains(want[n], got[0]) {
+					t.Fatalf("%s track %d: %s is not in the movie", name, n, got[0])
+				}
+			}
+		}
+		if len(k.known) < end || len(k.order) != len(k.known) {
+			t.Errorf("%s: %d passages known, %d in order", name, len(k.known), len(k.order))
+		}
 	}
 }

@@ -64,7 +64,7 @@ func New(cfg Config) (*Interceptor, error) {
 }
 
 // takes says whether media may move to the engine at all.
-func (i *Interceptor) takes() bool { return i.cfg.Movies.any() || i.cfg.Live }
+func (i *Interceptor) takes() bool { return i.cfg.Movies.Any() || i.cfg.Live }
 
 // Front names the server that the Interceptor works behind; before Serve.
 func (i *Interceptor) Front(server *proxy.Server) { i.server = server }

@@ -34,14 +34,14 @@ func ParseMovieRule(s string) (MovieRule, error) {
 	return MovieRule{pattern, file}, nil
 }
 
-// any says whether URLs can name movies at all.
-func (m *Movies) any() bool { return m.Dir != "" || len(m.Map) > 0 }
+// Any says whether URLs can name movies at all.
+func (m *Movies) Any() bool { return m.Dir != "" || len(m.Map) > 0 }
 
 // find returns the file that a request-URI names, and "" when it names none.
 // Servers let a track's name follow the movie's, so the last part of the path
 // may be one too many. The file is a regular one; a path cannot leave Dir.
 func (m *Movies) find(uri string) string {
-	if !m.any() {
+	if !m.Any() {
 		return ""
 	}
 	u, err := url.Parse(uri)

@@ -69,7 +69,7 @@ const (
 	primeTimeout = 5 * time.Second  // for the first read of a movie
 	needNew      = 8                // packets of each Media that prove a movie
 	needKnown    = 1                // and one already proved
-	feedPackets  = 2048
+	feedPackets  = 256
 
 	// An upstream that sends over TCP more than leadLeast ahead of time goes
 	// on doing so, as Darwin does, to leadMost.
@@ -170,7 +170,7 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if i.proved.has(key) {
 		need = needKnown
 	}
-	proof, err := engine.NewProof(file, len(medias), from, need)
+	proof, err := i.cfg.Engine.NewProof(file, len(medias), from, need)
 	if err != nil {
 		return file, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -100,6 +102,12 @@ var serveCommand = &cli.Command{
 // given the sessions before the first client.
 func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
 	watch func(*intercept.Interceptor)) error {
+	ecfg.Pumps = cmp.Or(ecfg.Pumps, max(1, runtime.GOMAXPROCS(0)-1))
+	ecfg.Movies = icfg.Movies.Any()
+	// A thread of the engine that sleeps in a system call keeps its processor, as
+	// Go's scheduler calls it, until somebody notices, up to 10 ms later. So there
+	// are as many more as there are such threads: the pumps, and the disk's.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + ecfg.Pumps + 1))
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)

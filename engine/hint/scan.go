@@ -3,6 +3,7 @@ package hint
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Scanner struct {
 	c       Cycle
 	extents []Extent
 	data    Pieces
+	memory  []byte // of the data
 	err     error
 }
 
@@ -71,8 +73,15 @@ func (s *Scanner) cycle() error {
 func (s *Scanner) read(more []Extent) error {
 	s.extents = merge(append(s.extents, more...), s.rd.cfg.Gap)
 	s.data = s.data[:0]
+	size := int64(0)
 	for _, e := range s.extents {
-		b := make([]byte, e.Len)
+		size += e.Len
+	}
+	s.memory = slices.Grow(s.memory[:0], int(size))
+	for _, e := range s.extents {
+		at := len(s.memory)
+		s.memory = s.memory[:at+int(e.Len)]
+		b := s.memory[at:]
 		if _, err := s.r.ReadAt(b, e.Off); err != nil {
 			return fmt.Errorf("%s: read %d bytes at %d: %w", s.rd.m.Name, e.Len, e.Off, err)
 		}
