@@ -13,8 +13,9 @@ type Lateness struct {
 	max    time.Duration
 }
 
-func (l *Lateness) add(d time.Duration) {
-	l.n++
+// add counts n packets that left together.
+func (l *Lateness) add(d time.Duration, n int) {
+	l.n += uint64(n)
 	l.max = max(l.max, d)
 	us := uint64(max(d.Microseconds(), 0))
 	i := int(us)
@@ -22,7 +23,7 @@ func (l *Lateness) add(d time.Duration) {
 		e := bits.Len64(us) - 4 // us>>e is from 8 to 15
 		i = min(8*e+int(us>>e), len(l.counts)-1)
 	}
-	l.counts[i]++
+	l.counts[i] += uint64(n)
 }
 
 // Quantile returns an upper bound of how late the q-th part of the packets was,

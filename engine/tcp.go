@@ -41,11 +41,13 @@ func (t *tcpSink) head(channel uint8, size, room int) []byte {
 	return t.heads[n : n+frameHead+room]
 }
 
-func (t *tcpSink) packet(l *line, _ time.Duration) {
+func (t *tcpSink) packet(l *line) {
 	h := t.head(l.RTP, 12+l.packet.Size, 12)
 	l.packet.PutHeader((*[12]byte)(h[frameHead:]), l.Seq, l.Time, l.SSRC)
 	t.frames = append(append(t.frames, h), l.packet.Payload...)
 }
+
+func (t *tcpSink) left(int, time.Duration) {}
 
 func (t *tcpSink) report(l *line) {
 	t.frames = append(t.frames, t.head(l.RTCP, len(l.sr), 0), l.sr)
@@ -104,7 +106,7 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 	t.frames, t.heads = t.frames[:0], t.heads[:0]
 	s.mu.Lock()
 	s.ahead = s.lead(now)
-	at, again := s.run(now, tcpPackets, t)
+	at, again := s.run(now, now, tcpPackets, t)
 	s.mu.Unlock()
 	if len(t.frames) > 0 {
 		if err := t.writer.WriteFrames(net.Buffers(t.frames)); err != nil {
