@@ -52,7 +52,7 @@ var suite = []scenario{
 	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
 		[]int{distinct}, Config{}, darwinCold, nil},
 	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
-		[]int{1, 50}, Config{Spread: true, Rate: 25}, gst, nil},
+		[]int{50}, Config{Spread: true, Rate: 25}, gst, nil},
 	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
 		[]int{1, 100, 200}, Config{}, mediamtx, nil},
 	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
