@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ type scenario struct {
 	loads              []int // none: four fifths of the most that most-shim found
 	cfg                Config
 	servers            func(t *testing.T) []Server
-	disturb            func(t *testing.T) // meanwhile; nil for nothing
+	disturb            func(t *testing.T) // while they play; nil for nothing
 }
 
 const (
@@ -96,8 +97,14 @@ func TestSuite(t *testing.T) {
 			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20, GRO: cfg.GRO}
 			fromEnvironment(t, &cfg)
 			cfg.Servers = s.servers(t)
-			if s.disturb != nil {
-				s.disturb(t)
+			if s.disturb != nil { // once all play: then as many as that are to go on
+				begin := sync.OnceFunc(func() { s.disturb(t) })
+				cfg.Settle = 4 * time.Second
+				cfg.Progress = func(what string) {
+					if strings.HasSuffix(what, ": settling") {
+						begin()
+					}
+				}
 			}
 			r, err := Measure(t.Context(), cfg)
 			if err != nil {
