@@ -11,6 +11,7 @@ import (
 
 const (
 	tcpStep    = 100 * time.Millisecond // between two writes, at least
+	tcpAhead   = 250 * time.Millisecond // the same where the client has more than that in hand
 	tcpPackets = 2048                   // in one write, of one track
 	frameHead  = 4                      // $, channel, length (RFC 2326 §10.12)
 )
@@ -57,7 +58,14 @@ func (t *tcpSink) report(l *line) {
 func (s *Stream) lead(now time.Duration) time.Duration {
 	a := &s.spec.Ahead
 	d := a.Lead + time.Duration(a.Growth*float64(now-s.startedAt))
-	return max(min(d, cmp.Or(a.Most, d)), tcpStep)
+	return max(min(d, cmp.Or(a.Most, d)), a.step())
+}
+
+func (a *Ahead) step() time.Duration {
+	if *a == (Ahead{}) {
+		return tcpStep
+	}
+	return tcpAhead
 }
 
 // runTCP starts the goroutine that sends s.
@@ -107,6 +115,7 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 	s.mu.Lock()
 	s.ahead = s.lead(now)
 	at, again := s.run(now, now, tcpPackets, t)
+	passed := s.over || s.passed() > s.source.spent
 	s.mu.Unlock()
 	if len(t.frames) > 0 {
 		if err := t.writer.WriteFrames(net.Buffers(t.frames)); err != nil {
@@ -118,13 +127,14 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 			return 0, true
 		}
 	}
-	s.settle()
-	s.e.feeder.post(s)
+	if s.settle(); passed {
+		s.e.feeder.post(s)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.state = s.snapshot(t.state)
 	if !again {
 		return time.Hour, s.over
 	}
-	return max(at-now, tcpStep), s.over
+	return max(at-now, s.spec.Ahead.step()), s.over
 }
