@@ -203,7 +203,7 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 		for i, t := range runs {
 			rep.add(t.result())
 			if bases[i].sessions == 0 {
-				bases[i] = foundation{t.sum.Resident, t.sessions}
+				bases[i] = foundation{t.resident, t.sessions}
 			}
 		}
 	}
