@@ -52,7 +52,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "slot", EnvVars: []string{"SHIM_SLOT"}, Value: engine.DefaultSlot, Usage: "what is due in so long a time leaves at its beginning, in fewer system calls"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "io-uring", EnvVars: []string{"SHIM_IO_URING"}, Value: "auto", Usage: "read movies through io_uring: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "o-direct", EnvVars: []string{"SHIM_O_DIRECT"}, Value: "auto", Usage: "read movies past the page cache: auto, on, off"}),
-	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 is one less than processors, but two where there are two"}),
+	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gso", EnvVars: []string{"SHIM_GSO"}, Value: "auto", Usage: "UDP segmentation offload when sending: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gro", EnvVars: []string{"SHIM_GRO"}, Value: "auto", Usage: "UDP receive offload: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "log-level", EnvVars: []string{"SHIM_LOG_LEVEL"}, Value: "info", Usage: "debug, info, warn, error"}),
@@ -103,9 +103,7 @@ var serveCommand = &cli.Command{
 // given the sessions before the first client.
 func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
 	watch func(*intercept.Interceptor)) error {
-	// One for signalling, unless there are but two: a pump alone would leave half
-	// of the machine to requests, which need little.
-	ecfg.Pumps = cmp.Or(ecfg.Pumps, max(min(2, runtime.NumCPU()), runtime.GOMAXPROCS(0)-1))
+	ecfg.Pumps = cmp.Or(ecfg.Pumps, max(1, runtime.GOMAXPROCS(0)-1))
 	ecfg.Movies = icfg.Movies.Any()
 	// A thread of the engine that sleeps in a system call keeps its processor, as
 	// Go's scheduler calls it, until somebody notices, up to 10 ms later. So there
