@@ -110,7 +110,11 @@ func TestSuite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Commit, r.Note = commit(), told(shimLog())
+			log := shimLog()
+			r.Commit, r.Note = commit(), told(log)
+			if err := os.WriteFile(filepath.Join(out, s.name+".log"), []byte(log), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
 				t.Fatal(err)
 			}
