@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -98,11 +97,13 @@ func TestSuite(t *testing.T) {
 			fromEnvironment(t, &cfg)
 			cfg.Servers = s.servers(t)
 			if s.disturb != nil { // once all play: then as many as that are to go on
-				begin := sync.OnceFunc(func() { s.disturb(t) })
-				cfg.Settle = 4 * time.Second
+				cfg.Settle = 10 * time.Second
+				begin := 16 // of Progress's calls, every 500 ms
 				cfg.Progress = func(what string) {
 					if strings.HasSuffix(what, ": settling") {
-						begin()
+						if begin--; begin == 0 {
+							s.disturb(t)
+						}
 					}
 				}
 			}
