@@ -54,7 +54,7 @@ var suite = []scenario{
 	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
 		[]int{50}, Config{Spread: true, Rate: 25}, gst, nil},
 	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
-		[]int{1, 100, 200}, Config{}, mediamtx, nil},
+		[]int{200}, Config{}, mediamtx, nil},
 	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
 		[]int{1, 200}, Config{}, gortsplibServer, nil},
 	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
