@@ -93,6 +93,9 @@ type Process struct {
 	Pid     int     `json:"pid"`
 	Command string  `json:"command"`
 	CPU     float64 `json:"cpu_s"`
+
+	Resident   uint64  `json:"resident_bytes,omitempty"`
+	PerSession float64 `json:"kib_per_session,omitempty"`
 }
 
 func newReport(cfg Config) *Report {
@@ -136,16 +139,19 @@ func (t *tally) result() Run {
 	}
 	for i, d := range t.cpu {
 		pid := t.server.Pids[i]
-		r.Processes = append(r.Processes, Process{pid, command(pid), d.Seconds()})
-		r.CPU += d.Seconds()
+		p := Process{Pid: pid, Command: command(pid), CPU: d.Seconds(), Resident: t.resident[i]}
+		if t.base.resident[i] < p.Resident && r.Sessions > t.base.sessions {
+			p.PerSession = float64(p.Resident-t.base.resident[i]) / 1024 / float64(r.Sessions-t.base.sessions)
+		}
+		r.Processes = append(r.Processes, p)
+		r.CPU += p.CPU
+		r.Resident += p.Resident
+		r.PerSession += p.PerSession
 	}
 	if r.Bytes > 0 {
 		r.Cost = r.CPU / (float64(r.Bytes) / (1 << 30))
 	}
 	r.Costs = t.costs
-	if r.Resident > t.base.resident && r.Sessions > t.base.sessions {
-		r.PerSession = float64(r.Resident-t.base.resident) / 1024 / float64(r.Sessions-t.base.sessions)
-	}
 	return r
 }
 

@@ -203,7 +203,7 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 		for i, t := range runs {
 			rep.add(t.result())
 			if bases[i].sessions == 0 {
-				bases[i] = foundation{t.sum.Resident, t.sessions}
+				bases[i] = foundation{t.resident, t.sessions}
 			}
 		}
 	}
@@ -213,7 +213,8 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 // search adds runs of a server until its most sessions are known to an eighth.
 func search(ctx context.Context, cfg Config, rep *Report, s Server, base foundation) error {
 	good, bad := 0, cfg.Search+1
-	for n := min(cfg.Sessions[0], cfg.Search); bad-good > 1 && (bad > cfg.Search || bad-good > bad/8); {
+	least := cfg.Sessions[0] / 8 // below that it must be something else
+	for n := min(cfg.Sessions[0], cfg.Search); bad-good > 1 && n > least && (bad > cfg.Search || bad-good > bad/8); {
 		t := &tally{server: s, load: n, tcp: cfg.TCP, base: base}
 		err := playRound(ctx, cfg, t)
 		if ctx.Err() != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -32,37 +33,52 @@ import (
 
 type scenario struct {
 	name, title, about string
-	loads              []int
+	loads              []int // none: four fifths of the most that most-shim found
 	cfg                Config
 	servers            func(t *testing.T) []Server
-	disturb            func(t *testing.T) // meanwhile; nil for nothing
+	disturb            func(t *testing.T) // while they play; nil for nothing
 }
 
-const distinct = 100 // movies of the cold scenario
+const (
+	distinct = 100  // movies of the cold scenarios
+	thinMost = 4800 // thin sessions: the shim has four files open for each, of often 20,000
+)
 
 var suite = []scenario{
 	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.",
-		[]int{1, 20, 100, 500, 1000}, Config{Spread: true}, darwin, nil},
+		[]int{1, 100, 500, 900}, Config{Spread: true, Rate: 400}, darwin, nil},
 	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.",
-		[]int{1, 100, 200}, Config{TCP: true, Spread: true}, darwin, nil},
+		[]int{1, 200}, Config{TCP: true, Spread: true}, darwin, nil},
 	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
 		[]int{distinct}, Config{}, darwinCold, nil},
-	{"movie-cpu-hog", "Movies, UDP, with a CPU hog on every core", "As many endless loops as there are cores run beside the server.",
-		[]int{100}, Config{Spread: true}, darwin, hogCPUs},
-	{"movie-disk-hog", "Movies, UDP, from disk, with a disk hog", "Somebody writes to the same disk as fast as it takes it.",
-		[]int{distinct}, Config{}, darwinCold, hogDisk},
 	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
-		[]int{1, 20, 50}, Config{Spread: true, Rate: 20}, gst, nil},
-	{"thin-udp", "Many thin streams, UDP", "Sound of 64 kbit/s from the server of `shim demo`: what a stream costs, rather than an octet.",
-		[]int{100, 1000, 2000}, Config{Spread: true, Rate: 400}, thin, nil},
-	{"set-up", "Setting up", "500 sessions within a second.",
-		[]int{500}, Config{Rate: 500, Duration: 2 * time.Second}, thin, nil},
+		[]int{50}, Config{Spread: true, Rate: 25}, gst, nil},
 	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
-		[]int{1, 100, 200}, Config{}, mediamtx, nil},
+		[]int{200}, Config{}, mediamtx, nil},
 	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
-		[]int{1, 100, 200}, Config{}, gortsplibServer, nil},
+		[]int{1, 200}, Config{}, gortsplibServer, nil},
 	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
-		[]int{1, 100, 200}, Config{TCP: true}, mediamtx, nil},
+		[]int{1, 200}, Config{TCP: true}, mediamtx, nil},
+	{"live-tcp-gortsplib", "Live, interleaved TCP, gortsplib's server", "One live stream of 5 Mbit/s.",
+		[]int{200}, Config{TCP: true}, gortsplibServer, nil},
+	{"thin-udp", "Many thin streams, UDP", "Sound of 64 kbit/s from the server of `shim demo`: what a stream costs, rather than an octet.",
+		[]int{100, 1000, thinMost}, Config{Spread: true, Rate: 800, Settle: 4 * time.Second}, thin, nil},
+	{"set-up", "Setting up", "500 sessions a second for three seconds, thin ones.",
+		[]int{1500}, Config{Spread: true, Rate: 500, Duration: 2 * time.Second}, thin, nil},
+	{"most-darwin", "Most sessions: Darwin", "How many of 2 Mbit/s without loss and with 999 of 1000 frames at most 150 ms late: at 20 ms it would be none, since it sends in bursts 120 ms apart. Darwin ends at 1,024 open files.",
+		[]int{600}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 1000, MaxLate: 150 * time.Millisecond}, first(darwin), nil},
+	{"most-gortsplib", "Most sessions: gortsplib's server", "How many viewers of one live stream of 2 Mbit/s without loss and with 999 of 1000 frames at most 20 ms late.",
+		[]int{300}, Config{Rate: 400, Duration: 4 * time.Second, Search: 2000}, first(gortsplibSmall), nil},
+	{"most-shim", "Most sessions: the shim", "The same for the shim, in front of the server of `shim demo`, which has no limit of files.",
+		[]int{1000}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4000}, second(demoMovie), nil},
+	{"most-shim-gro", "Most sessions: the shim, to viewers that take runs whole", "The same with UDP_GRO at the viewers: the kernel cuts no run into packets, as where the network device does that; and the viewers, who share the machine, take less of it.",
+		[]int{1500}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4500, GRO: true}, second(demoMovie), nil},
+	{"steady", "Four fifths of that", "As many sessions as that are four fifths of the most without UDP_GRO.",
+		nil, Config{Spread: true, Rate: 400}, second(demoMovie), nil},
+	{"steady-cpu-hog", "The same with a CPU hog on every core", "As many endless loops as there are cores run beside.",
+		nil, Config{Spread: true, Rate: 400}, second(demoMovie), hogCPUs},
+	{"steady-disk-hog", "The same from disk, with a disk hog", fmt.Sprintf("%d movies that nobody has read since they were written; somebody writes to the same disk as fast as it takes it.", distinct),
+		nil, Config{Spread: true, Rate: 400, Movies: distinct}, second(demoCold), hogDisk},
 }
 
 func TestSuite(t *testing.T) {
@@ -73,18 +89,33 @@ func TestSuite(t *testing.T) {
 	for _, s := range suite {
 		t.Run(s.name, func(t *testing.T) {
 			cfg := s.cfg
-			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 6*time.Second)
-			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20}
+			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 5*time.Second)
+			if s.loads == nil {
+				cfg.Sessions = []int{fourFifths(t, out)}
+			}
+			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20, GRO: cfg.GRO}
 			fromEnvironment(t, &cfg)
 			cfg.Servers = s.servers(t)
-			if s.disturb != nil {
-				s.disturb(t)
+			if s.disturb != nil { // once all play: then as many as that are to go on
+				cfg.Settle = 10 * time.Second
+				begin := 16 // of Progress's calls, every 500 ms
+				cfg.Progress = func(what string) {
+					if strings.HasSuffix(what, ": settling") {
+						if begin--; begin == 0 {
+							s.disturb(t)
+						}
+					}
+				}
 			}
 			r, err := Measure(t.Context(), cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Commit = commit()
+			log := shimLog()
+			r.Commit, r.Note = commit(), told(log)
+			if err := os.WriteFile(filepath.Join(out, s.name+".log"), []byte(log), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			if err := writeFile(filepath.Join(out, s.name+".json"), r.WriteJSON); err != nil {
 				t.Fatal(err)
 			}
@@ -120,10 +151,48 @@ func fromEnvironment(t *testing.T, cfg *Config) {
 	}
 }
 
+// fourFifths is four fifths of the most sessions of the shim.
+func fourFifths(t *testing.T, dir string) int {
+	t.Helper()
+	r, err := readReport(dir, "most-shim")
+	if err != nil {
+		t.Skip("needs the report of most-shim: ", err)
+	}
+	return max(1, r.Capacity(r.Runs[0].Server)*4/5)
+}
+
+// shimLog is what the shim has logged that both started last.
+var shimLog = func() string { return "" }
+
+var (
+	endedLine = regexp.MustCompile(`msg="session ended" .*`)
+	underrun  = regexp.MustCompile(`underruns=[1-9]`)
+)
+
+// told is what the shim says of its last sessions.
+func told(log string) string {
+	ended := endedLine.FindAllString(log, -1)
+	movie, live, dry := 0, 0, 0
+	for _, line := range ended {
+		if strings.Contains(line, " path=movie ") {
+			movie++
+		}
+		if strings.Contains(line, " path=live ") {
+			live++
+		}
+		if underrun.MatchString(line) {
+			dry++
+		}
+	}
+	return fmt.Sprintf("Of the last %d sessions of which the shim told: %d had a movie of the engine's, %d a live group's stream; %d an underrun.",
+		len(ended), movie, live, dry)
+}
+
 // both is a server and the shim in front of it, whose costs are those of both.
 func both(t *testing.T, up testbed.Upstream, path string, flags ...string) []Server {
 	t.Helper()
 	shim := testbed.StartShim(t, up, flags...)
+	shimLog = shim.Log
 	pid, err := listener(netip.MustParseAddrPort(up.Addr))
 	if err != nil {
 		t.Fatal(err)
@@ -132,15 +201,28 @@ func both(t *testing.T, up testbed.Upstream, path string, flags ...string) []Ser
 		{Name: "shim + " + up.Name, URL: up.At(shim.Addr).URL("/") + path, Pids: []int{shim.Pid(), pid}}}
 }
 
+func first(of func(*testing.T) []Server) func(*testing.T) []Server {
+	return func(t *testing.T) []Server { return of(t)[:1] }
+}
+
+func second(of func(*testing.T) []Server) func(*testing.T) []Server {
+	return func(t *testing.T) []Server { return of(t)[1:] }
+}
+
 func darwin(t *testing.T) []Server {
 	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
 	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie.mp4", "--movies", dir)
 }
 
-// darwinCold makes movies that are on the disk and nowhere else.
 func darwinCold(t *testing.T) []Server {
+	dir := coldMovies(t)
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie%d.mp4", "--movies", dir)
+}
+
+// coldMovies makes movies that are on the disk and nowhere else.
+func coldMovies(t *testing.T) (dir string) {
 	movie := makeMovie(t, "movie.mp4", 2000, 90)
-	dir := filepath.Join(filepath.Dir(movie), "cold")
+	dir = filepath.Join(filepath.Dir(movie), "cold")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +236,18 @@ func darwinCold(t *testing.T) []Server {
 			t.Fatal(err)
 		}
 	}
-	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie%d.mp4", "--movies", dir)
+	return dir
+}
+
+// demoMovie is our demo server with the movie of 2 Mbit/s.
+func demoMovie(t *testing.T) []Server {
+	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
+	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+dir)}, "movie.mp4", "--movies", dir)
+}
+
+func demoCold(t *testing.T) []Server {
+	dir := coldMovies(t)
+	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+dir)}, "movie%d.mp4", "--movies", dir, "--memory", "2048")
 }
 
 func gst(t *testing.T) []Server {
@@ -165,15 +258,19 @@ func gst(t *testing.T) []Server {
 
 func mediamtx(t *testing.T) []Server {
 	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
-	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
-	return both(t, up, "live")
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live5000.mp4", 5000, 30), testbed.TCP)
+	return both(t, up, "live", "--live", "auto")
 }
 
 // gortsplibServer is gortsplib's server in a process of its own.
-func gortsplibServer(t *testing.T) []Server {
+func gortsplibServer(t *testing.T) []Server { return gortsplibLive(t, 5000) }
+
+func gortsplibSmall(t *testing.T) []Server { return gortsplibLive(t, 2000) }
+
+func gortsplibLive(t *testing.T, kbps int) []Server {
 	up := testbed.Upstream{Name: "gortsplib", Addr: startChild(t, "gortsplib")}
-	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live.mp4", 5000, 30), testbed.TCP)
-	return both(t, up, "live")
+	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, fmt.Sprintf("live%d.mp4", kbps), kbps, 30), testbed.TCP)
+	return both(t, up, "live", "--live", "auto")
 }
 
 // thin is our demo server with a movie of sound alone.
@@ -303,27 +400,43 @@ Written by ` + "`make bench`" + `, which anybody can run. Figures are comparable
 load, on the same machine, at one time. CPU-s/GiB is CPU time of the server's processes (with the shim: of the shim and
 of the server behind it) for each GiB of RTP that arrived, over loopback, with the receiving half of the network stack
 up to the viewer's socket in it. *Late* is how long after its RTP time a frame's first packet came; *frame spread* is how
-long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw
-loop that sends the same amount from memory, flat out; ` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
+long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw loop
+that sends the same amount from memory, flat out, in runs of 14 packets; *× paced* by what it takes for one that sends
+1 Gbit/s in time, in runs of 7, which is a frame of 2 Mbit/s: nobody who keeps time can send longer ones.
+` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
 `
+
+func readReport(dir, name string) (r Report, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, name+".json"))
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	return r, err
+}
 
 func page(w io.Writer, dir, docs string) error {
 	var errs []error
 	fmt.Fprint(w, pageHead)
+	reports := map[string]*Report{}
 	for _, s := range suite {
-		b, err := os.ReadFile(filepath.Join(dir, s.name+".json"))
-		if os.IsNotExist(err) {
-			continue // not run: what it needs was missing
+		r, err := readReport(dir, s.name)
+		if err == nil {
+			reports[s.name] = &r
+		} else if !os.IsNotExist(err) { // not run: what it needs was missing
+			errs = append(errs, err)
 		}
-		var r Report
-		if err := errors.Join(err, json.Unmarshal(b, &r)); err != nil {
-			return err
+	}
+	writeTargets(w, reports)
+	for _, s := range suite {
+		r := reports[s.name]
+		if r == nil {
+			continue
 		}
 		fmt.Fprintf(w, "\n## %s\n\n%s %s, commit %s; %s; windows of %g s.\n\n", s.title, s.about, r.Time.Format("2006-01-02 15:04 MST"), r.Commit, r.Machine(), r.Duration)
 		errs = append(errs, r.WriteMarkdown(w))
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "\n%s\n\n", r.Note)
 		for _, p := range r.Plots() {
-			if p.Name != "cost" && p.Name != "late-p99" && p.Name != "lost" {
+			if p.Name != "cost" && p.Name != "late-p999" && p.Name != "lost" || s.cfg.Search > 0 && p.Name == "cost" {
 				continue
 			}
 			name := filepath.Join("performance", s.name+"-"+p.Name+".svg")
@@ -333,6 +446,9 @@ func page(w io.Writer, dir, docs string) error {
 		fmt.Fprintf(w, "\n<details><summary>the limits in the same run</summary>\n\n")
 		errs = append(errs, WriteLimitsMarkdown(w, r.Limits))
 		fmt.Fprintf(w, "\n</details>\n")
+	}
+	if b, err := os.ReadFile(filepath.Join(docs, "performance", "notes.md")); err == nil {
+		fmt.Fprintf(w, "\n%s", b)
 	}
 	return errors.Join(errs...)
 }

@@ -17,7 +17,7 @@ const (
 // foundation is a server's memory to compare with: before the first session, then at
 // the first load, which has brought in all that there is but once.
 type foundation struct {
-	resident uint64
+	resident []uint64 // of each process
 	sessions int
 }
 
@@ -38,6 +38,7 @@ type tally struct {
 	bursts           [maxBurst + 1]uint64
 	steps            [6]pool // connect, describe, setup, play, first, all
 	cpu              []time.Duration
+	resident         []uint64
 	costs            []float64 // CPU-s/GiB of each round
 	octetsBefore     uint64
 	spentNow         time.Duration // of the servers, in this round
@@ -76,7 +77,7 @@ type usage struct {
 	pids         []time.Duration
 	self         time.Duration
 	busy, stolen time.Duration
-	resident     uint64
+	resident     []uint64
 }
 
 // sample looks at the processes; one that has gone stands still.
@@ -91,11 +92,11 @@ func sample(pids []int) usage {
 	return u
 }
 
-func resident(pids []int) uint64 {
-	var all uint64
+func resident(pids []int) []uint64 {
+	var all []uint64
 	for _, pid := range pids {
 		n, _ := memory(pid)
-		all += n
+		all = append(all, n)
 	}
 	return all
 }
@@ -113,7 +114,10 @@ func (t *tally) spent(from, to usage) {
 	t.sum.SelfCPU += (to.self - from.self).Seconds()
 	t.sum.MachineCPU += (to.busy - from.busy).Seconds()
 	t.sum.Stolen += (to.stolen - from.stolen).Seconds()
-	t.sum.Resident = max(t.sum.Resident, to.resident)
+	t.resident = slices.Grow(t.resident, len(to.resident))[:len(to.resident)]
+	for i, n := range to.resident {
+		t.resident[i] = max(t.resident[i], n)
+	}
 }
 
 // take adds what the sessions of a round saw; their readers have ended.

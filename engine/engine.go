@@ -30,6 +30,10 @@ import (
 // arrives, and nobody watching notices it.
 const DefaultGather = time.Millisecond
 
+// DefaultSlot is a good Config.Slot: with frames at 25 or 50 a second all of a
+// Stream's leave equally early, and longer slots save little more.
+const DefaultSlot = 4 * time.Millisecond
+
 // Config sets up an Engine. The zero Config works.
 type Config struct {
 	// UDPPort is the first port of the server port pair that clients share; it
@@ -66,6 +70,7 @@ type Config struct {
 	Uring, Direct disk.Mode     // io_uring; O_DIRECT
 	Bandwidth     int64         // of the network, for admission, bits a second; 0 means no limit
 	BurstLimit    int           // packets of a track that leave back to back; 0 means 16
+	Slot          time.Duration // of the network's cycle: what is due in one leaves at its beginning; 0 means DefaultSlot
 
 	Logger *slog.Logger // nil means slog.Default
 }
@@ -89,7 +94,7 @@ type Engine struct {
 	own    relay.Own
 
 	shelf     hint.Shelf
-	passages  passages
+	passages  *passages
 	library   sync.Mutex      // held to open disk
 	disk      *disk.Scheduler // nil before OpenDisk
 	used      int64           // bits a second of Streams; guarded by mu
@@ -119,9 +124,9 @@ func Open(c Config) (*Engine, error) {
 	}
 	c.CycleTime = cmp.Or(c.CycleTime, time.Second)
 	c.Memory = cmp.Or(c.Memory, 256<<20)
-	c.BurstLimit = cmp.Or(c.BurstLimit, 16)
+	c.BurstLimit, c.Slot = cmp.Or(c.BurstLimit, 16), max(wheelTick, cmp.Or(c.Slot, DefaultSlot).Round(wheelTick))
 	e := &Engine{
-		feeder: newFeeder(), streams: map[*Stream]struct{}{},
+		feeder: newFeeder(), passages: newPassages(), streams: map[*Stream]struct{}{},
 		config: c, log: c.Logger, start: time.Now(), first: c.UDPPort,
 		pairs: map[netip.Addr][]*relay.Pair{}, relays: map[*relay.Relay]struct{}{},
 	}

@@ -30,7 +30,8 @@ type line struct {
 
 // sink is where a Stream's packets go. What it gets is on loan until it says.
 type sink interface {
-	packet(l *line, late time.Duration)
+	packet(*line)
+	left(packets int, late time.Duration) // how late the first of those given before was
 	report(*line)
 }
 
@@ -64,24 +65,24 @@ func (s *Stream) due(at time.Duration) time.Duration {
 }
 
 // leaves is the Link's rule for a packet behind n others that leave at the same
-// time: it goes when it is to be sent; and, so that small frames leave as one
-// run, with others as soon as the hint has it due, up to the burst limit. What
-// is beyond the limit waits for its own time: so a big frame leaves in bursts,
-// evenly over its interval.
-func (s *Stream) leaves(l *line, now time.Duration, n int) bool {
+// time: it goes in the slot that it is to be sent in; and, so that small frames
+// leave as one run, with others as soon as the hint has it due, up to the burst
+// limit. What is beyond the limit waits for its own time: so a big frame leaves
+// in bursts, evenly over its interval.
+func (s *Stream) leaves(l *line, until time.Duration, n int) bool {
 	if s.halting {
 		return l.behind && l.packet.Sample == l.last.Sample
 	}
 	p := &l.packet
-	return s.due(p.Send) <= now || n > 0 && s.due(p.Due) <= now
+	return s.due(p.Send) <= until || n > 0 && s.due(p.Due) <= until
 }
 
-// send hands a line's packets that are to leave now to the sink, no more than
-// limit. at is when to look again; busy that the line is neither at its end nor
-// waiting for data.
-func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Duration, busy bool) {
+// send hands a line's packets that are to leave in the slot that ends at until
+// to the sink, no more than limit. at is when to look again; busy that the line
+// is neither at its end nor waiting for data.
+func (s *Stream) send(i int, now, until time.Duration, limit int, to sink) (at time.Duration, busy bool) {
 	l := &s.lines[i]
-	n := 0
+	n, late := 0, time.Duration(0)
 	for ; s.fetch(i); n++ {
 		if n == limit {
 			at = max(now+wheelTick, s.due(l.packet.Send))
@@ -90,19 +91,22 @@ func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Dur
 			}
 			break
 		}
-		if !s.leaves(l, now, n) {
+		if !s.leaves(l, until, n) {
 			at = s.due(l.packet.Send)
 			break
 		}
-		late := max(0, now-s.base-l.packet.Send)
-		s.late.Add(late)
-		to.packet(l, late)
+		if n == 0 {
+			late = max(0, now-s.base-l.packet.Send)
+		}
+		to.packet(l)
 		l.last, l.behind, l.known = placeOf(&l.packet), true, false
 		l.lastTime = l.packet.Time + l.Time
 		l.sent++
 		l.octets += uint64(l.packet.Size)
 	}
 	if n > 0 {
+		s.late.Add(late, n)
+		to.left(n, late)
 		s.report(l, now, to)
 	}
 	busy = l.known && !l.ended
@@ -112,16 +116,17 @@ func (s *Stream) send(i int, now time.Duration, limit int, to sink) (at time.Dur
 	return at, busy
 }
 
-// run sends what is to leave now. at is when to look again; again is false when
-// only new data, or nothing, brings it on. Called under mu.
-func (s *Stream) run(now time.Duration, limit int, to sink) (at time.Duration, again bool) {
+// run sends what is to leave in the slot that ends at until. at is when to look
+// again; again is false when only new data, or nothing, brings it on. Called
+// under mu.
+func (s *Stream) run(now, until time.Duration, limit int, to sink) (at time.Duration, again bool) {
 	if s.over {
 		return 0, false
 	}
 	at, s.dry = 1<<63-1, false
 	left := false
 	for i := range s.lines {
-		next, busy := s.send(i, now, limit, to)
+		next, busy := s.send(i, now, until, limit, to)
 		if busy {
 			at, again = min(at, next), true
 		}

@@ -25,15 +25,16 @@ type departure struct {
 	turn          int
 }
 
-func (g *ledger) packet(l *line, _ time.Duration) {
+func (g *ledger) packet(l *line) {
 	g.entries = append(g.entries, departure{g.now, l.packet.Send, l.packet.Due, int(l.Track), int(l.packet.Seq), g.turn})
 }
 
-func (g *ledger) report(*line) {}
+func (g *ledger) left(int, time.Duration) {}
+func (g *ledger) report(*line)            {}
 
 // virtual drives a Stream by a clock of the test's own, millisecond by
 // millisecond where it asks for it, to the end of the movie.
-func virtual(t testing.TB, name string, asHinted bool, limit int, late time.Duration) (*hint.File, *ledger) {
+func virtual(t testing.TB, name string, asHinted bool, limit int, slot, late time.Duration) (*hint.File, *ledger) {
 	e, err := Open(Config{Memory: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +54,7 @@ func virtual(t testing.TB, name string, asHinted bool, limit int, late time.Dura
 		t.Fatal(err)
 	}
 	g := &ledger{}
-	for g.now = late; !drive(s, g, limit); {
+	for g.now = late; !drive(s, g, limit, slot); {
 	}
 	return f, g
 }
@@ -63,10 +64,14 @@ type noFrames struct{ FrameWriter }
 // drive lets the Stream send once, and moves the clock, which tells the movie's
 // time as it is sent, to when it wants to again. It is true at the end. All
 // data are long due, so that the disk brings them at once.
-func drive(s *Stream, g *ledger, limit int) (over bool) {
+func drive(s *Stream, g *ledger, limit int, slot time.Duration) (over bool) {
 	g.turn++
+	until := g.now
+	if slot > 0 {
+		until = (g.now/slot+1)*slot - 1
+	}
 	s.mu.Lock()
-	at, again := s.run(s.due(0)+g.now, limit, g)
+	at, again := s.run(s.due(0)+g.now, s.due(0)+until, limit, g)
 	dry := s.dry
 	s.mu.Unlock()
 	over = s.settle()
@@ -78,7 +83,10 @@ func drive(s *Stream, g *ledger, limit int) (over bool) {
 		return true
 	}
 	if again && !dry { // else the data come in real time, and the clock stands
-		g.now = max(g.now, (at-s.due(0)+wheelTick-1)/wheelTick*wheelTick)
+		if at -= s.due(0); slot > 0 && at > until {
+			at -= at % slot
+		}
+		g.now = max(g.now, (at+wheelTick-1)/wheelTick*wheelTick)
 	} else {
 		runtime.Gosched()
 	}
@@ -91,17 +99,20 @@ func TestLink(t *testing.T) {
 		name     string
 		asHinted bool
 		limit    int
+		slot     time.Duration
 		late     time.Duration
 	}{
-		{"h264-bframes-aac.mp4", false, 16, 0},
-		{"h264-bframes-aac.mp4", false, 1, 0},
-		{"h264-bframes-aac.mp4", false, 4, 0},
-		{"h264-bframes-aac.mp4", true, 4, 0},
-		{"mpeg4-aac.mp4", false, 2, 0},
-		{"mpeg4-aac.mp4", true, 2, 300 * time.Millisecond},
-		{"h264-aac.mov", false, 16, 2 * time.Second},
+		{"h264-bframes-aac.mp4", false, 16, 0, 0},
+		{"h264-bframes-aac.mp4", false, 1, 0, 0},
+		{"h264-bframes-aac.mp4", false, 4, 0, 0},
+		{"h264-bframes-aac.mp4", true, 4, 0, 0},
+		{"h264-bframes-aac.mp4", false, 16, 4 * time.Millisecond, 0},
+		{"mpeg4-aac.mp4", false, 2, 0, 0},
+		{"mpeg4-aac.mp4", false, 4, 10 * time.Millisecond, 0},
+		{"mpeg4-aac.mp4", true, 2, 0, 300 * time.Millisecond},
+		{"h264-aac.mov", false, 16, 4 * time.Millisecond, 2 * time.Second},
 	} {
-		f, g := virtual(t, test.name, test.asHinted, test.limit, test.late)
+		f, g := virtual(t, test.name, test.asHinted, test.limit, test.slot, test.late)
 		scan, err := f.Scan(f, hint.Config{AsHinted: test.asHinted}, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -120,8 +131,8 @@ func TestLink(t *testing.T) {
 			if run[departure{turn: d.turn, track: d.track}]++; run[departure{turn: d.turn, track: d.track}] > test.limit {
 				t.Fatalf("%+v: more than %d packets of a track at %v", test, test.limit, d.at)
 			}
-			if d.at < d.due {
-				t.Fatalf("%+v: %+v leaves before it is due", test, d)
+			if d.at+max(0, test.slot-1) < d.due || test.slot > 0 && d.at < d.due/test.slot*test.slot {
+				t.Fatalf("%+v: %+v leaves before it is due, and before its slot", test, d)
 			}
 			if d.at < d.send {
 				early++
@@ -170,12 +181,12 @@ func TestStreamAllocatesNothing(t *testing.T) {
 	}
 	g := &ledger{entries: make([]departure, 0, 1<<12)}
 	for g.now < 4*time.Second { // the first intervals find out how large they are
-		drive(s, g, 16)
+		drive(s, g, 16, 0)
 	}
 	var before, after runtime.MemStats
 	first := len(g.entries)
 	runtime.ReadMemStats(&before)
-	for !drive(s, g, 16) {
+	for !drive(s, g, 16, 0) {
 	}
 	runtime.ReadMemStats(&after)
 	packets, allocs := len(g.entries)-first, after.Mallocs-before.Mallocs

@@ -14,6 +14,7 @@ const (
 	passageTime  = time.Second // of a movie
 	passageLate  = time.Second // how long after its sample's time a packet may be due, to be found
 	passagesMost = 1 << 17     // candidates kept
+	passageReads = 2           // at once: a disk that does not answer leaves one to the others
 )
 
 // passage is what a proof needs of the packets that are due in the n-th second
@@ -35,12 +36,18 @@ type candidate struct {
 }
 
 // passages keeps what proofs have read last: the viewers of a movie are proved
-// by the same packets. The zero passages is empty.
+// by the same packets.
 type passages struct {
+	turns chan struct{} // holds a token for each who reads
+
 	mu    sync.Mutex
 	known map[place]passage
 	order []place // oldest first
 	held  int     // candidates
+}
+
+func newPassages() *passages {
+	return &passages{turns: make(chan struct{}, passageReads), known: map[place]passage{}}
 }
 
 type place struct {
@@ -52,22 +59,19 @@ type place struct {
 // not known is read, all at once.
 func (k *passages) take(f *hint.File, first, last int) ([]passage, error) {
 	all := make([]passage, last-first+1)
-	miss, until := last+1, first-1
-	k.mu.Lock()
-	for i := range all {
-		var ok bool
-		if all[i], ok = k.known[place{f, first + i}]; !ok {
-			miss, until = min(miss, first+i), max(until, first+i)
+	if miss, _ := k.find(f, first, all); miss >= 0 {
+		// A few at a time: there is no hurry, and reading would take the processors
+		// from requests. The next one may find what it wants.
+		k.turns <- struct{}{}
+		defer func() { <-k.turns }()
+		if miss, until := k.find(f, first, all); miss >= 0 {
+			read, err := readPassages(f, first+miss, first+until)
+			if err != nil {
+				return nil, err
+			}
+			copy(all[miss:], read)
+			k.keep(f, first+miss, read)
 		}
-	}
-	k.mu.Unlock()
-	if miss <= until { // without the lock: of two who read the same one does so in vain
-		read, err := readPassages(f, miss, until)
-		if err != nil {
-			return nil, err
-		}
-		copy(all[miss-first:], read)
-		k.keep(f, miss, read)
 	}
 	if end := slices.IndexFunc(all, func(p passage) bool { return p.last }); end >= 0 {
 		all = all[:end+1]
@@ -75,12 +79,26 @@ func (k *passages) take(f *hint.File, first, last int) ([]passage, error) {
 	return all, nil
 }
 
+// find fills in what is known, and returns the first and the last that is not, -1
+// where all is.
+func (k *passages) find(f *hint.File, first int, all []passage) (miss, until int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	miss = -1
+	for i := range all {
+		var ok bool
+		if all[i], ok = k.known[place{f, first + i}]; !ok {
+			if until = i; miss < 0 {
+				miss = i
+			}
+		}
+	}
+	return miss, until
+}
+
 func (k *passages) keep(f *hint.File, first int, all []passage) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.known == nil {
-		k.known = map[place]passage{}
-	}
 	for i, p := range all {
 		at := place{f, first + i}
 		if _, known := k.known[at]; !known {

@@ -114,7 +114,7 @@ const (
 // start at from. need packets of each Media must agree.
 func (e *Engine) NewProof(f *hint.File, medias int, from time.Duration, need int) (*Proof, error) {
 	at := int(max(0, from) / passageTime)
-	p := &Proof{file: f, known: &e.passages, from: from, ahead: max(0, at-proofLead), need: need, base: 1<<63 - 1}
+	p := &Proof{file: f, known: e.passages, from: from, ahead: max(0, at-proofLead), need: need, base: 1<<63 - 1}
 	p.most = p.ahead + proofMost
 	for _, t := range f.HintTracks() {
 		p.tracks = append(p.tracks, t.ID)

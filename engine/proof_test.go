@@ -102,7 +102,7 @@ func TestProof(t *testing.T) {
 		"from elsewhere":       {f, later, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := new(Engine).NewProof(c.file, 2, c.from, 8)
+			p, err := (&Engine{passages: newPassages()}).NewProof(c.file, 2, c.from, 8)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +138,7 @@ func TestProofPlace(t *testing.T) {
 	tracks := f.HintTracks()
 	maps := []Mapping{{tracks[0].ID, 1, 1, 1}, {tracks[1].ID, 2, 2, 2}}
 	list := play(t, f, 0, 3*time.Second, maps)
-	p, err := new(Engine).NewProof(f, 2, 0, 1)
+	p, err := (&Engine{passages: newPassages()}).NewProof(f, 2, 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestProofAhead(t *testing.T) {
 		"grows slower": {1050 * time.Millisecond, 0.7, 2400 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := new(Engine).NewProof(f, 2, from, 8)
+			p, err := (&Engine{passages: newPassages()}).NewProof(f, 2, from, 8)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -232,7 +232,7 @@ func TestPassages(t *testing.T) {
 			sum := maphash.Bytes(sumSeed, slices.Concat(p.Payload...))
 			want[p.Track] = append(want[p.Track], fmt.Sprint(p.Sample, p.Seq, p.Time, p.Due, p.Size, sum))
 		}
-		var k passages
+		k := newPassages()
 		for _, part := range [][2]int{{end, end + 3}, {1, 2}, {0, 3}, {2, end}, {0, end + 9}} {
 			all, err := k.take(f, part[0], part[1])
 			if err != nil {

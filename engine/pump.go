@@ -17,12 +17,14 @@ const (
 	inboxSlots = 256 // messages received before they must be sent on
 	socketTurn = 8   // Recv calls for one socket before the others have their turn
 
-	// Go's watchdog takes a processor away from whoever has kept it for 10 ms,
-	// in a system call or not, and then looks every 20 µs for a while whether to
-	// do so again (runtime.sysmon). That it need not, while there is something to
-	// do, a pump gives its own up in time and does not wait for longer.
-	breath    = 8 * time.Millisecond
-	awakeTime = time.Second // after the last packet
+	// yieldEvery keeps Go's monitor away: from a goroutine that has not gone
+	// through the scheduler for 10 ms it takes the processor at the next system
+	// call, and then looks every few dozen microseconds for more of the kind, which
+	// costs a tenth of all that a busy pump does. It takes the help of an ordinary
+	// thread, though: where that has to wait for a processor for longer than
+	// yieldMost, being on time comes first for a while.
+	yieldEvery = 8 * time.Millisecond
+	yieldMost  = 300 * time.Microsecond
 )
 
 // PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
@@ -100,7 +102,7 @@ func newPump(name string, n *wire.Net, c *Config, epoch time.Time) (*pump, error
 		tokens: map[wire.Conn]int32{}, stats: PumpStats{Name: name}, shown: PumpStats{Name: name},
 		done: make(chan struct{}),
 	}
-	p.udpSink.init(n.NewBatch(), c.BurstLimit)
+	p.udpSink.init(n.NewBatch(), c.BurstLimit, c.Slot)
 	return p, nil
 }
 
@@ -182,26 +184,23 @@ func (p *pump) halt() {
 func (p *pump) run() {
 	label(p.name)
 	thread := wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
+	if err := thread.Hurry(); err != nil {
+		p.log.Debug("engine: "+p.name+" has no priority", "err", err)
+	}
 	p.mu.Lock()
 	p.thread = thread
 	p.mu.Unlock()
 	defer close(p.done)
-	var breathed, busy time.Time
+	yielded := time.Now()
 	for p.serve() {
 		now := time.Now()
-		rest := wire.Forever
-		if now.Sub(busy) < awakeTime {
-			rest = breath
-		}
-		if now.Sub(breathed) >= breath {
+		if now.Sub(yielded) >= yieldEvery {
 			runtime.Gosched()
-			now = time.Now()
-			breathed = now
+			if yielded = time.Now(); yielded.Sub(now) > yieldMost {
+				yielded = yielded.Add(time.Second)
+			}
 		}
-		events, err := p.poller.Wait(p.wait(rest, now))
-		if len(events) > 0 || p.wheel.n > 0 || len(p.fanned) > 0 {
-			busy = now
-		}
+		events, err := p.poller.Wait(p.wait(wire.Forever, now))
 		if err == nil && len(events) > 0 && p.gather > 0 {
 			now = time.Now()
 			if most := p.wait(p.gather, now); most > 0 {

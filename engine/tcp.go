@@ -11,6 +11,7 @@ import (
 
 const (
 	tcpStep    = 100 * time.Millisecond // between two writes, at least
+	tcpAhead   = 250 * time.Millisecond // the same where the client has more than that in hand
 	tcpPackets = 2048                   // in one write, of one track
 	frameHead  = 4                      // $, channel, length (RFC 2326 §10.12)
 )
@@ -41,11 +42,13 @@ func (t *tcpSink) head(channel uint8, size, room int) []byte {
 	return t.heads[n : n+frameHead+room]
 }
 
-func (t *tcpSink) packet(l *line, _ time.Duration) {
+func (t *tcpSink) packet(l *line) {
 	h := t.head(l.RTP, 12+l.packet.Size, 12)
 	l.packet.PutHeader((*[12]byte)(h[frameHead:]), l.Seq, l.Time, l.SSRC)
 	t.frames = append(append(t.frames, h), l.packet.Payload...)
 }
+
+func (t *tcpSink) left(int, time.Duration) {}
 
 func (t *tcpSink) report(l *line) {
 	t.frames = append(t.frames, t.head(l.RTCP, len(l.sr), 0), l.sr)
@@ -59,6 +62,14 @@ func (s *Stream) lead(at time.Duration) time.Duration {
 	a := &s.spec.Ahead
 	d := max(a.Lead, time.Duration(a.Growth*float64(at-a.Began.Sub(s.e.start))))
 	return max(min(d, cmp.Or(a.Most, d)), tcpStep)
+}
+
+// step is the least time between two writes.
+func (a *Ahead) step() time.Duration {
+	if *a == (Ahead{}) {
+		return tcpStep
+	}
+	return tcpAhead
 }
 
 // early is when a packet leaves that has its time then: the same line, looked
@@ -121,7 +132,8 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 	clear(t.frames)
 	t.frames, t.heads = t.frames[:0], t.heads[:0]
 	s.mu.Lock()
-	at, again := s.run(now, tcpPackets, t)
+	at, again := s.run(now, now, tcpPackets, t)
+	passed := s.over || s.passed() > s.source.spent
 	s.mu.Unlock()
 	if len(t.frames) > 0 {
 		if err := t.writer.WriteFrames(net.Buffers(t.frames)); err != nil {
@@ -133,13 +145,14 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 			return 0, true
 		}
 	}
-	s.settle()
-	s.e.feeder.post(s)
+	if s.settle(); passed {
+		s.e.feeder.post(s)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.state = s.snapshot(t.state)
 	if !again {
 		return time.Hour, s.over
 	}
-	return max(at-now, tcpStep), s.over
+	return max(at-now, s.spec.Ahead.step()), s.over
 }

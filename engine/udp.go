@@ -23,33 +23,45 @@ type udpSink struct {
 	busy    int       // Streams that had this turn
 	turn    []*Stream // of them, those to be settled
 	limit   int       // packets back to back
+	slot    time.Duration
 	batch   *wire.Batch
 	late    wire.Histogram
-	headers [][12]byte
+	headers [][28]byte
 	header  int
-	pieces  [][]byte
+
+	line *line // that sends now
+	conn wire.Conn
+	dest *wire.Dest
 }
 
-func (u *udpSink) init(b *wire.Batch, limit int) {
+func (u *udpSink) init(b *wire.Batch, limit int, slot time.Duration) {
 	u.all = map[*Stream]struct{}{}
-	u.batch, u.limit = b, limit
-	u.headers = make([][12]byte, headers)
+	u.batch, u.limit, u.slot = b, limit, slot
+	u.headers = make([][28]byte, headers)
 }
 
 // packet sends a line's next packet: its header built here, its payload from
 // where it lies.
-func (u *udpSink) packet(l *line, late time.Duration) {
-	u.late.Add(late)
-	conn, dest := l.Relay.Outlet(relay.RTP)
-	if dest == nil {
+func (u *udpSink) packet(l *line) {
+	if u.line != l {
+		u.line = l
+		u.conn, u.dest = l.Relay.Outlet(relay.RTP)
+	}
+	if u.dest == nil {
 		return
 	}
 	h := &u.headers[u.header]
 	u.header = (u.header + 1) % headers
-	l.packet.PutHeader(h, l.Seq, l.Time, l.SSRC)
-	u.pieces = append(append(u.pieces[:0], h[:]), l.packet.Payload...)
-	u.batch.Add(conn, dest, u.pieces...)
+	l.packet.PutHeader((*[12]byte)(h[:]), l.Seq, l.Time, l.SSRC)
+	n, rest := 12, l.packet.Payload
+	if len(rest) > 1 && len(rest[0]) <= len(h)-n { // the hint's own octets, a piece less for the kernel
+		n += copy(h[n:], rest[0])
+		rest = rest[1:]
+	}
+	u.batch.AddPacket(u.conn, u.dest, h[:n], rest, 12+l.packet.Size)
 }
+
+func (u *udpSink) left(packets int, late time.Duration) { u.late.Add(late, packets) }
 
 // report sends a line's report.
 func (u *udpSink) report(l *line) {
@@ -58,9 +70,14 @@ func (u *udpSink) report(l *line) {
 	}
 }
 
-// streams sends what is due of some Streams; more says that others are due.
+// streams sends what is due of some Streams; more says that others are due. Time
+// is cut into slots: what is due in one leaves together at its beginning, up to a
+// slot early. So many Streams share a system call and a wake-up, and their
+// packets find the kernel's caches warm.
 func (u *udpSink) streams(now time.Duration) (more bool) {
 	u.wheel.advance(now)
+	u.line = nil
+	until := (now/u.slot+1)*u.slot - 1
 	for u.busy = 0; u.busy < turnStreams; {
 		s := u.wheel.pop()
 		if s == nil {
@@ -68,12 +85,15 @@ func (u *udpSink) streams(now time.Duration) (more bool) {
 		}
 		u.busy++
 		s.mu.Lock()
-		at, again := s.run(now, u.limit, u)
+		at, again := s.run(now, until, u.limit, u)
 		if s.over || s.passed() > s.source.spent {
 			u.turn = append(u.turn, s)
 		}
 		s.mu.Unlock()
 		if again {
+			if at > until {
+				at -= at % u.slot
+			}
 			u.wheel.add(s, at)
 		}
 	}

@@ -51,6 +51,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewInt64Flag(&cli.Int64Flag{Name: "disk-bandwidth", EnvVars: []string{"SHIM_DISK_BANDWIDTH"}, Usage: "of the disk, that movies may take; 0 is without limit, -1 measures it at the start: `MB/S`"}),
 	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "cycle", EnvVars: []string{"SHIM_CYCLE"}, Value: time.Second, Usage: "of the disk: what is read in one is sent in the next"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "burst", EnvVars: []string{"SHIM_BURST"}, Value: 16, Usage: "packets of a movie's track that may leave back to back"}),
+	altsrc.NewDurationFlag(&cli.DurationFlag{Name: "slot", EnvVars: []string{"SHIM_SLOT"}, Value: engine.DefaultSlot, Usage: "what is due in so long a time leaves at its beginning, in fewer system calls"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "io-uring", EnvVars: []string{"SHIM_IO_URING"}, Value: "auto", Usage: "read movies through io_uring: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "o-direct", EnvVars: []string{"SHIM_O_DIRECT"}, Value: "auto", Usage: "read movies past the page cache: auto, on, off"}),
 	altsrc.NewIntFlag(&cli.IntFlag{Name: "pumps", EnvVars: []string{"SHIM_PUMPS"}, Usage: "sending threads; 0 leaves room for signalling"}),
@@ -241,7 +242,7 @@ func engineConfig(c *cli.Context, logger *slog.Logger) (engine.Config, error) {
 	cfg := engine.Config{
 		UDPPort: c.Int("udp-port"), Pumps: c.Int("pumps"), Gather: engine.DefaultGather, CycleTime: c.Duration("cycle"),
 		Memory: c.Int64("memory") << 20, Bandwidth: c.Int64("bandwidth") * 1e6, DiskBandwidth: c.Int64("disk-bandwidth") * 1e6,
-		BurstLimit: c.Int("burst"), Logger: logger,
+		BurstLimit: c.Int("burst"), Slot: c.Duration("slot"), Logger: logger,
 	}
 	for name, mode := range map[string]encoding.TextUnmarshaler{"gso": &cfg.GSO, "gro": &cfg.GRO, "io-uring": &cfg.Uring, "o-direct": &cfg.Direct} {
 		if err := mode.UnmarshalText([]byte(c.String(name))); err != nil {

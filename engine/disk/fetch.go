@@ -387,7 +387,7 @@ func (s *Scheduler) finish(c completion, now time.Duration) {
 	if r.ring {
 		f.os.forget(r.off, c.n)
 	}
-	s.times.Add(now - r.began)
+	s.times.Add(now-r.began, 1)
 	s.stats.Bytes += uint64(c.n)
 	if c.err == nil {
 		c.err = io.ErrUnexpectedEOF // if it is short

@@ -70,12 +70,25 @@ func (b *Batch) Add(c Conn, d *Dest, pieces ...[]byte) {
 		return
 	}
 	b.reserve(len(pieces))
-	if b.join(c, d, size, size, 1, len(pieces)) {
-		b.pieces = append(b.pieces, pieces...)
+	if !b.join(c, d, size, size, 1, len(pieces)) {
+		b.start(c, d, size, size, 1, len(pieces))
+	}
+	b.pieces = append(b.pieces, pieces...)
+}
+
+// AddPacket adds one datagram of a head and the pieces behind it, size bytes in
+// all.
+func (b *Batch) AddPacket(c Conn, d *Dest, head []byte, pieces [][]byte, size int) {
+	n := 1 + len(pieces)
+	if n > maxPieces || size > maxDatagram {
+		b.drop(d, 1)
 		return
 	}
-	b.start(c, d, size, size, 1, len(pieces))
-	b.pieces = append(b.pieces, pieces...)
+	b.reserve(n)
+	if !b.join(c, d, size, size, 1, n) {
+		b.start(c, d, size, size, 1, n)
+	}
+	b.pieces = append(append(b.pieces, head), pieces...)
 }
 
 // AddRun adds the datagrams that lie back to back in data, each of segment

@@ -13,9 +13,9 @@ type Histogram struct {
 	max    time.Duration
 }
 
-// Add counts d.
-func (h *Histogram) Add(d time.Duration) {
-	h.n++
+// Add counts n that took d.
+func (h *Histogram) Add(d time.Duration, n int) {
+	h.n += uint64(n)
 	h.max = max(h.max, d)
 	us := uint64(max(d.Microseconds(), 0))
 	i := int(us)
@@ -23,7 +23,7 @@ func (h *Histogram) Add(d time.Duration) {
 		e := bits.Len64(us) - 4 // us>>e is from 8 to 15
 		i = min(8*e+int(us>>e), len(h.counts)-1)
 	}
-	h.counts[i]++
+	h.counts[i] += uint64(n)
 }
 
 // Quantile returns an upper bound of what the q-th part of the durations was,

@@ -13,7 +13,7 @@ func TestHistogram(t *testing.T) {
 	var all []time.Duration
 	for range 10_000 {
 		d := time.Duration(r.Int64N(1 << r.IntN(35)))
-		l.Add(d)
+		l.Add(d, 1)
 		all = append(all, d)
 	}
 	slices.Sort(all)
@@ -25,7 +25,7 @@ func TestHistogram(t *testing.T) {
 	}
 	early := l
 	for range 1000 {
-		l.Add(time.Hour)
+		l.Add(time.Hour, 1)
 	}
 	l.Sub(&early)
 	if l.N() != 1000 || l.Quantile(0) < time.Minute {
