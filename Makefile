@@ -47,7 +47,7 @@ cross:
 # The servers against themselves behind the shim, and docs/performance.md.
 # SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX name binaries of Darwin and MediaMTX.
 bench: setup
-	go test -tags bench -run TestSuite -count=1 -timeout 20m -v ./bench
+	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 25m -v ./bench
 
 # Each fuzz target for FUZZTIME.
 fuzz:

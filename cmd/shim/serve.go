@@ -101,6 +101,14 @@ var serveCommand = &cli.Command{
 	},
 }
 
+// Whoever comes back from a system call needs one of Go's processors, of which
+// there are as many as cores; who waits for the disk keeps his for up to 10 ms.
+// With some more of them a pump finds one at once, and the kernel, which knows
+// that it is urgent, says who runs.
+const moreProcessors = 3
+
+var raiseProcessors sync.Once
+
 // serve carries the clients of ln until ctx ends. When watch is not nil, it is
 // given the sessions before the first client.
 func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
@@ -115,6 +123,7 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 		return fmt.Errorf("engine: %w", err)
 	}
 	defer func() { _ = e.Close() }()
+	raiseProcessors.Do(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreProcessors) })
 	icfg.Engine = e
 	sessions, err := intercept.New(icfg)
 	if err != nil {
