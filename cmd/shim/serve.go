@@ -101,29 +101,21 @@ var serveCommand = &cli.Command{
 	},
 }
 
-// Whoever comes back from a system call needs one of Go's processors, of which
-// there are as many as cores; who waits for the disk keeps his for up to 10 ms.
-// With some more of them a pump finds one at once, and the kernel, which knows
-// that it is urgent, says who runs.
-const moreProcessors = 3
-
-var raiseProcessors sync.Once
-
 // serve carries the clients of ln until ctx ends. When watch is not nil, it is
 // given the sessions before the first client.
 func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercept.Config, ecfg engine.Config,
 	watch func(*intercept.Interceptor)) error {
 	ecfg.Pumps = cmp.Or(ecfg.Pumps, max(1, runtime.GOMAXPROCS(0)-1))
-	// A thread of the engine that sleeps in a system call keeps its processor, as
-	// Go's scheduler calls it, until somebody notices, up to 10 ms later. So there
-	// are as many more as there are such threads: the pumps, and the disk's.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + ecfg.Pumps + 1))
+	// A thread that sleeps in a system call keeps its processor, as Go's scheduler
+	// calls it, until somebody notices, up to 10 ms later. So there are as many more
+	// as there are such threads: the pumps, the disk's, and one that opens or reads a
+	// file. A pump then finds one at once, and the kernel says who runs.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + ecfg.Pumps + 2))
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	defer func() { _ = e.Close() }()
-	raiseProcessors.Do(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreProcessors) })
 	icfg.Engine = e
 	sessions, err := intercept.New(icfg)
 	if err != nil {
