@@ -22,9 +22,11 @@ demo: setup build
 test: setup
 	go test ./...
 
-# The long ones: real clients play real servers through the shim.
+# The long ones: real clients play real servers through the shim, and live viewers
+# come and go for 40 s, or as long as SHIM_CHURN says.
 e2e: setup
 	go test -tags e2e -count=1 -timeout 12m -parallel 4 -skip TestCompat ./e2e/...
+	go test -tags e2e -count=1 -timeout 12m -run TestLiveChurn ./intercept
 
 # Every upstream at hand, compared with itself and with the shim in front of it:
 # minutes each, on a quiet machine. SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX add theirs.

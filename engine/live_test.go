@@ -61,11 +61,11 @@ func (c *crowd) packet(size int, marker bool) []byte {
 }
 
 // frame feeds a frame, all at once.
-func (c *crowd) frame(packets int, every time.Duration) {
+func (c *crowd) frame(packets, size int, every time.Duration) {
 	c.time += uint32(every * liveRate / time.Second)
 	var all [][]byte
 	for i := range packets {
-		all = append(all, c.packet(1200, i == packets-1))
+		all = append(all, c.packet(size, i == packets-1))
 	}
 	c.source.Feed(0, all, false, time.Now())
 }
@@ -107,7 +107,7 @@ func TestLiveBursts(t *testing.T) {
 			var fed []time.Time
 			for range frames {
 				fed = append(fed, time.Now())
-				crowd.frame(size, every)
+				crowd.frame(size, 1200, every)
 				<-tick.C
 			}
 			at := <-came

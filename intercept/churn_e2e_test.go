@@ -4,4 +4,4 @@ package intercept
 
 import "time"
 
-const churnTime = 5 * time.Minute
+const churnTime = 40 * time.Second

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -16,12 +17,15 @@ import (
 // connection that breaks is lost for everybody). Those who stay see nothing of
 // it, and nothing is left behind.
 func TestLiveChurn(t *testing.T) {
-	goroutines := runtime.NumGoroutine()
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	t.Run("play", func(t *testing.T) {
 		for name, apart := range map[string]bool{"alike": false, "apart": true} {
-			t.Run(name, func(t *testing.T) { t.Parallel(); churn(t, apart) })
+			t.Run(name, func(t *testing.T) { t.Parallel(); churn(t, apart, lasting(t)) })
 		}
 	})
+	if now := openFiles(t); now > files+2 {
+		t.Errorf("%d files and ports open, %d before", now, files)
+	}
 	for n := 0; runtime.NumGoroutine() > goroutines+2; n++ {
 		if n > 500 {
 			t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), goroutines)
@@ -31,7 +35,32 @@ func TestLiveChurn(t *testing.T) {
 	}
 }
 
-func churn(t *testing.T, apart bool) {
+// lasting is how long the churn goes on: SHIM_CHURN=5m makes it that.
+func lasting(t *testing.T) time.Duration {
+	t.Helper()
+	v := os.Getenv("SHIM_CHURN")
+	if v == "" {
+		return churnTime
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatalf("SHIM_CHURN: %v", err)
+	}
+	return d
+}
+
+// openFiles counts this process's, sockets included; 0 where the system does
+// not tell.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Logf("open files are not counted: %v", err)
+	}
+	return len(list)
+}
+
+func churn(t *testing.T, apart bool, lasts time.Duration) {
 	up := upstream(t, func(c *demo.Config) { c.LiveApart, c.Timeout = apart, 4*time.Second })
 	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Live: true, OrphanTimeout: 5 * time.Second})
 	seed := uint64(time.Now().UnixNano())
@@ -40,13 +69,13 @@ func churn(t *testing.T, apart bool) {
 	var work sync.WaitGroup
 	var stay []*viewer
 	began := time.Now()
-	for n := 0; time.Since(began) < churnTime; n++ {
+	for n := 0; time.Since(began) < lasts; n++ {
 		tcp, how, life := random.IntN(2) == 0, random.IntN(3), time.Duration(random.IntN(2000))*time.Millisecond
 		if n%8 == 1 && len(stay) < 6 {
 			v := liveViewers(t, addr, 1, len(stay)%2 == 0)[0]
 			stay = append(stay, v)
 			work.Go(func() { // shows life, as a player does
-				for time.Since(began) < churnTime {
+				for time.Since(began) < lasts {
 					time.Sleep(time.Second)
 					v.do("OPTIONS", v.url)
 				}

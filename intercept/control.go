@@ -128,7 +128,9 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 			t.log.Warn("refused, no room for another movie", "session", s.short(), "url", ex.URI)
 			ex.Answer("453 Not Enough Bandwidth")
 			t.release(c)
+			return
 		}
+		t.readyInstant(s, ex.URI)
 		return
 	}
 	if c.rng == "" {
@@ -169,6 +171,9 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		}
 	}()
 	s := c.s
+	if !m.OK() {
+		s.endInstant()
+	}
 	if ex.Method != "PLAY" {
 		if s.now() == idle && !m.OK() { // it goes on playing
 			release = false
@@ -211,12 +216,12 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 	case c.moves:
 		release = t.moved(c, ex, m)
 	default:
+		t.startInstant(s, m)
 		start, end := playRange(c.rng, m)
 		if why := altered(m); why != "" {
 			t.stays(s, why)
 			return
 		}
-		t.startInstant(s, c.url, m)
 		t.startProof(s, c.url, start, end)
 	}
 }

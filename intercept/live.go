@@ -62,6 +62,12 @@ const (
 // startLive has a session that begins to play lead its group, or tries to join
 // it. The caller has the session's turn.
 func (i *Interceptor) startLive(s *session) {
+	joins := false
+	defer func() {
+		if !joins {
+			s.endInstant()
+		}
+	}()
 	key := s.liveKey()
 	if key == "" || !i.cfg.Live {
 		return
@@ -78,14 +84,19 @@ func (i *Interceptor) startLive(s *session) {
 	}
 	switch {
 	case g.lead == nil && len(g.members) == 0:
-		g.lead, s.group = s, g
-		if i.cfg.Instant {
-			i.work.Go(func() { i.fanOf(g) })
-		}
+		stale := g.fan // of a stream that has ended, or become another
+		g.fan, g.lead, s.group = nil, s, g
+		i.work.Go(func() {
+			closeFan(stale)
+			if i.cfg.Instant {
+				i.fanOf(g)
+			}
+		})
 		return
 	case g.refused != "":
 		return
 	}
+	joins = true
 	g.waiting++
 	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 	s.cancel = func() { cancel(); s.endInstant() }
@@ -102,6 +113,16 @@ func (i *Interceptor) startLive(s *session) {
 			i.stays(s, why)
 		}
 	})
+}
+
+// retire has others who play the stream form a group of their own: this one's
+// lead brings nothing, and their own upstream sessions do.
+func (i *Interceptor) retire(g *group) {
+	i.groups.mu.Lock()
+	defer i.groups.mu.Unlock()
+	if i.groups.list[g.key] == g {
+		delete(i.groups.list, g.key)
+	}
 }
 
 // sweep forgets what a group needs no more, and returns what is to be closed

@@ -9,8 +9,7 @@ import (
 )
 
 // instant is a viewer's start in the past: with the group's newest key frame.
-// From the answer to its PLAY until the comparison is done nothing is passed
-// on; then the group sends from the key frame on, in the numbers that the
+// From its PLAY until the comparison is done nothing is passed on; then the group sends from the key frame on, in the numbers that the
 // answer has told.
 type instant struct {
 	begin *live.Begin
@@ -21,27 +20,58 @@ type instant struct {
 // it is sent what the upstream sends.
 const instantWait = 2 * time.Second
 
-// startInstant holds back what follows the upstream's answer to a PLAY, if the
-// session can begin with its group's key frame. The caller has the session's
-// turn.
-func (i *Interceptor) startInstant(s *session, url string, m *proxy.Message) {
-	key := s.liveKey()
-	if !i.cfg.Instant || !i.cfg.Live || key == "" || i.cfg.Movies.find(url) != "" {
+// readyInstant holds back what follows a session's first PLAY, until its answer
+// has come: packets may come before that. The caller has the session's turn.
+func (i *Interceptor) readyInstant(s *session, url string) {
+	if !i.cfg.Instant || !i.cfg.Live || s.now() != relayed || i.cfg.Movies.find(url) != "" {
 		return
 	}
 	i.groups.mu.Lock()
-	g := i.groups.list[key]
+	some := s.group == nil && len(i.groups.list) > 0
+	i.groups.mu.Unlock()
+	if !some {
+		return
+	}
+	for _, m := range s.medias {
+		if !m.watch.fresh() {
+			return
+		}
+	}
+	s.mu.Lock()
+	s.start = new(instant)
+	s.mu.Unlock()
+	for _, m := range s.medias {
+		m.watch.hold(true)
+		if m.relay != nil {
+			m.relay.Mute(true)
+		}
+	}
+}
+
+// startInstant follows the upstream's answer to that PLAY: if the session's group
+// has a key frame to begin with, the answer tells that, as far as it can, and
+// packets stay held back.
+func (i *Interceptor) startInstant(s *session, m *proxy.Message) {
+	s.mu.Lock()
+	start := s.start
+	s.mu.Unlock()
+	if start == nil {
+		return
+	}
+	key := s.liveKey()
+	i.groups.mu.Lock()
 	var fan *live.Group
 	alike := false
-	if g != nil && g.refused == "" && s.group == nil {
+	if g := i.groups.list[key]; key != "" && g != nil && g.refused == "" && altered(m) == "" {
 		fan, alike = g.fan, g.alike
 	}
 	i.groups.mu.Unlock()
-	if fan == nil {
-		return
+	var begin *live.Begin
+	if fan != nil {
+		begin = fan.Begin()
 	}
-	begin := fan.Begin()
 	if begin == nil {
+		s.endInstant()
 		return
 	}
 	if alike {
@@ -54,12 +84,13 @@ func (i *Interceptor) startInstant(s *session, url string, m *proxy.Message) {
 	s.mu.Lock()
 	s.start = &instant{begin, infos(s, m)}
 	s.mu.Unlock()
-	for _, m := range s.medias {
-		m.watch.hold(true)
-		if m.relay != nil {
-			m.relay.Mute(true)
-		}
-	}
+}
+
+// fresh says that nothing has been passed on yet.
+func (w *watch) fresh() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.passed
 }
 
 // endInstant passes on what the upstream sends, if that is held back for a start
@@ -84,7 +115,7 @@ func (s *session) beginInstant(maps []live.Mapping) *live.Begin {
 	start := s.start
 	s.start = nil
 	s.mu.Unlock()
-	if start == nil {
+	if start == nil || start.begin == nil {
 		return nil
 	}
 	medias, key, by := s.liveMedias(), start.begin.Key, int64(0)

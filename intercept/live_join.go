@@ -35,6 +35,17 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 			fan, src = now, now.NewSource(false)
 			s.setFeed(src.Feed)
 		}
+		if fan.Idle(time.Now()) > stallAfter && src.Count() >= needLift {
+			i.retire(g)
+			if s.enter(ctx) {
+				defer s.leave()
+				if ctx.Err() == nil {
+					s.setFeed(nil)
+					i.startLive(s)
+				}
+			}
+			return ""
+		}
 		if maps, why = src.Match(i.needed(g)); why == "" {
 			break
 		}

@@ -74,6 +74,7 @@ func (i *Interceptor) handBackLive(s *session, why string) {
 	if s.now() == fanned {
 		i.giveUp(s, why)
 		s.relayOnly = ""
+		i.startLive(s)
 	}
 }
 
@@ -117,8 +118,11 @@ func (i *Interceptor) goodbyeLive(s *session) {
 		i.groups.mu.Lock()
 		fan := g.fan
 		i.groups.mu.Unlock()
+		s.mu.Lock()
+		member := s.member
+		s.mu.Unlock()
 		if fan != nil {
-			fan.Goodbye()
+			fan.Goodbye(member)
 		}
 		return
 	}
@@ -138,15 +142,13 @@ func (i *Interceptor) disconnectedLive(s *session) {
 		}
 		i.replace(g)
 	}
-	m, err := i.ask(s, "OPTIONS", "")
-	switch {
-	case err != nil:
-		i.end(s, "upstream lost")
-	case !m.OK():
-		i.end(s, "connection closed: "+m.StartLine())
-	case leads:
-		i.silence(s)
+	// Some answer OPTIONS in whatever session.
+	if why := i.replay(s, ""); why != "" {
+		i.end(s, "connection closed: "+why)
+		return
 	}
+	s.hush(true)
+	i.silence(s)
 }
 
 // restore has a session's own upstream send again where a request that would

@@ -1,6 +1,9 @@
 package intercept
 
 import (
+	"fmt"
+	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -106,6 +109,18 @@ func TestLiveNothingStolen(t *testing.T) {
 				}
 			}
 			thief.session = own
+			if !tcp { // a SETUP that names another's ports
+				port := all[0].udp[0].LocalAddr().(*net.UDPAddr).Port
+				other := dialViewer(t, addr, livePath, false)
+				if a := other.do("SETUP", thief.controls[0], fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d", port, port+1)); a.status == 200 {
+					other.session, _, _ = strings.Cut(a.header.Get("Session"), ";")
+					if a := other.do("PLAY", other.url); a.status != 401 {
+						t.Errorf("PLAY with another's ports answered %d", a.status)
+					}
+				}
+				all[0].more(3)
+				all[0].unbroken(start(all[0]))
+			}
 			before := all[2].count()
 			all[0].more(6)
 			for _, v := range []*viewer{late, thief} {

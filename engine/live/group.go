@@ -307,13 +307,17 @@ func (s *Source) Follow(known []Mapping) []Mapping {
 	return maps
 }
 
-// Goodbye passes on the goodbye that the last Source got, if it got one.
-func (g *Group) Goodbye() {
+// Goodbye passes on the goodbye that the last Source got, if it got one, to all
+// but the Member that has had it.
+func (g *Group) Goodbye(has *Member) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.bye != nil {
 		g.log.put(entry{media: uint8(g.byeOf), size: int32(len(g.bye)), at: time.Now(), rtcp: true}, g.bye)
 		g.bye = nil
+		if has != nil {
+			has.since = g.log.head
+		}
 		g.rung = time.Time{}
 		g.tell(time.Now())
 	}

@@ -93,8 +93,51 @@ func startsVP8(p []byte) bool {
 	return len(p) > at && p[at]&1 == 0
 }
 
-// startsVP9: the beginning of a frame that is predicted from none (RFC 9628 §4.2).
-func startsVP9(p []byte) bool { return len(p) > 0 && p[0]&0x40 == 0 && p[0]&8 != 0 }
+// startsVP9: the beginning of a frame of the base layer (RFC 9628 §4.2) whose
+// own header says that it is a key frame (VP9 bitstream specification §6.2): the
+// descriptor's P bit is left clear by many.
+func startsVP9(p []byte) bool {
+	if len(p) < 1 || p[0]&0x08 == 0 { // B
+		return false
+	}
+	at := 1
+	next := func() (b byte) {
+		if at < len(p) {
+			b = p[at]
+		}
+		at++
+		return b
+	}
+	if p[0]&0x80 != 0 && next()&0x80 != 0 { // I, M: a long picture ID
+		at++
+	}
+	if p[0]&0x20 != 0 { // L
+		if next()&0x0e != 0 { // SID
+			return false
+		}
+		if p[0]&0x10 == 0 { // not F: TL0PICIDX
+			at++
+		}
+	}
+	for n := 0; p[0]&0x50 == 0x50 && n < 3 && next()&1 != 0; n++ { // F, P: P_DIFF, N
+	}
+	if p[0]&0x02 != 0 { // V: the scalability structure
+		s := next()
+		if s&0x10 != 0 { // Y
+			at += 4 * (int(s>>5) + 1)
+		}
+		if s&0x08 != 0 { // G
+			for n := next(); n > 0; n-- {
+				at += int(next() >> 2 & 3) // R
+			}
+		}
+	}
+	h := next()
+	if h>>4&3 == 3 { // profile 3, and a reserved bit
+		h <<= 1
+	}
+	return at <= len(p) && p[at-1]>>6 == 2 && h>>2&3 == 0 // frame_marker; show_existing_frame, frame_type
+}
 
 // startsMPEG4: a visual object sequence, or an I-VOP (RFC 6416 §5.2, ISO/IEC
 // 14496-2 §6.2).

@@ -234,7 +234,7 @@ func TestReports(t *testing.T) {
 	src.Feed(0, [][]byte{sr(&rtcp.Goodbye{Sources: []uint32{77}})}, true, time.Now())
 	src.Feed(0, [][]byte{packet(t, 3, 5200, 77, false, []byte("a"))}, false, time.Now())
 	wait(t, "two packets", func() bool { return m.Stats().Packets == 2 })
-	g.Goodbye()
+	g.Goodbye(nil)
 	g.ring()
 	wait(t, "the goodbye", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.rtcp) == 2 })
 	for n, b := range c.rtcp {

@@ -209,6 +209,14 @@ func (g *Gortsplib) note() {
 	g.changed = make(chan struct{})
 }
 
+// Sent is how many octets the server has sent to the readers of path ("/x").
+func (g *Gortsplib) Sent(path string) uint64 {
+	if s := g.stream(path); s != nil {
+		return s.Stats().OutboundBytes
+	}
+	return 0
+}
+
 func (g *Gortsplib) add(path string, p *gortsplibPath) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
