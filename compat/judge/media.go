@@ -57,7 +57,7 @@ func (d *differ) track(name string, a, b *talk.Track) {
 	sa, sb := Sections(d.a, a), Sections(d.b, b)
 	for i := range min(len(sa), len(sb)) {
 		if sa[i].Label == sb[i].Label {
-			d.info(sa[i].Label+trackName(a), a, b, sa[i], sb[i], d.rhythm(a, sa[:i+1]))
+			d.info(sa[i].Label+trackName(a), a, b, sa[i], sb[i], d.rhythm(a))
 		}
 	}
 	if d.a.Duration > 0 {
@@ -151,13 +151,13 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 		}
 		return
 	}
-	if !brief(x) && !brief(y) {
+	rhythm := d.rhythm(a)
+	if least := briefly + time.Duration(rhythm*float64(time.Second)); x.End-x.Begin >= least && y.End-y.Begin >= least {
 		d.text(Media, where, "media", some(x.To-x.From), some(y.To-y.From))
 	}
 	if x.To == x.From || y.To == y.From {
 		return
 	}
-	rhythm := d.rhythm(a, sa[:i+1])
 	if i > 0 && x.From > 0 && y.From > 0 {
 		d.seam(where, a, b, x, y, sa[i-1], rhythm)
 		if heardA, ok := resumed(a, sa, i); ok {
@@ -173,21 +173,28 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 }
 
 // rhythm is the longest time from one packet to the next while a live stream
-// plays: no two viewers join it in the same instant, and by as much may differ
-// what they meet first. A movie begins anew for everybody: 0.
-func (d *differ) rhythm(t *talk.Track, all []Section) float64 {
+// plays, to whomever: no two viewers join it in the same instant, and by as much
+// may differ what they meet first. A movie begins anew for everybody: 0.
+func (d *differ) rhythm(of *talk.Track) float64 {
 	longest := 0.0
-	for _, s := range all {
-		if s.Method == "PLAY" && d.a.Duration == 0 {
-			longest = max(longest, longestGap(t.Packets[s.From:s.To]))
+	for _, t := range d.a.Tracks {
+		if d.a.Duration > 0 || t.Media != of.Media {
+			continue
+		}
+		for _, s := range Sections(d.a, t) {
+			if s.Method == "PLAY" {
+				longest = max(longest, longestGap(t.Packets[s.From:s.To]))
+			}
 		}
 	}
 	return longest
 }
 
-// brief says that the section ended before it could be known whether anything
-// comes in it, as when PLAY and PAUSE are pipelined.
-func brief(s Section) bool { return s.End-s.Begin < 50*time.Millisecond }
+// briefly is too short to know whether anything comes, as when PLAY and PAUSE
+// are pipelined.
+const briefly = 50 * time.Millisecond
+
+func brief(s Section) bool { return s.End-s.Begin < briefly }
 
 func some(n int) string {
 	if n == 0 {
