@@ -172,6 +172,9 @@ var (
 // told is what the shim says of its last sessions.
 func told(log string) string {
 	ended := endedLine.FindAllString(log, -1)
+	if len(ended) == 0 {
+		return ""
+	}
 	movie, live, dry := 0, 0, 0
 	for _, line := range ended {
 		if strings.Contains(line, " path=movie ") {

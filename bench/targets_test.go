@@ -144,7 +144,7 @@ var targets = []target{
 			return "", false, false
 		}
 		a, b := thin.Processes[0].PerSession, movie.Processes[0].PerSession
-		return fmt.Sprintf("%s KiB at 64 kbit/s, %s at 2 Mbit/s", short(a), short(b)), a <= 64 && b <= 64, true
+		return fmt.Sprintf("%s KiB at 64 kbit/s, %s at 2 Mbit/s", short(a), short(b)), a <= 64 && b <= 64, a > 0 && b > 0
 	}},
 	{"set-up added under 500 sessions/s, p50 / p99", "≤ 0.5 / ≤ 5 ms", func(all reports) (string, bool, bool) {
 		a, b := all.run("set-up", 0, 0), all.run("set-up", 1, 0)
