@@ -47,6 +47,8 @@ const (
 var suite = []scenario{
 	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.",
 		[]int{1, 100, 500, 900}, Config{Spread: true, Rate: 400}, darwin, nil},
+	{"movie-udp-gro", "Movies, UDP, cached, to viewers that take runs whole", "The same with UDP_GRO at the viewers: the kernel cuts no run into packets, as where the network device does that.",
+		[]int{500, 900}, Config{Spread: true, Rate: 400, GRO: true}, darwin, nil},
 	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.",
 		[]int{1, 200}, Config{TCP: true, Spread: true}, darwin, nil},
 	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
@@ -71,7 +73,7 @@ var suite = []scenario{
 		[]int{300}, Config{Rate: 400, Duration: 4 * time.Second, Search: 2000, MaxLate: 150 * time.Millisecond}, first(gortsplibSmall), nil},
 	{"most-shim", "Most sessions: the shim", "The same for the shim, in front of the server of `shim demo`, which has no limit of files.",
 		[]int{1000}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4000}, second(demoMovie), nil},
-	{"most-shim-gro", "Most sessions: the shim, to viewers that take runs whole", "The same with UDP_GRO at the viewers: the kernel cuts no run into packets, as where the network device does that; and the viewers, who share the machine, take less of it.",
+	{"most-shim-gro", "Most sessions: the shim, to viewers that take runs whole", "The same with UDP_GRO at the viewers, who share the machine and take less of it so.",
 		[]int{1500}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4500, GRO: true}, second(demoMovie), nil},
 	{"steady", "Four fifths of that", "As many sessions as that are four fifths of the most without UDP_GRO.",
 		nil, Config{Spread: true, Rate: 400}, second(demoMovie), nil},

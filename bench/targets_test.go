@@ -103,6 +103,7 @@ func punctual(report string, most float64) func(all reports) (string, bool, bool
 var targets = []target{
 	{"movie, UDP, cached, 2 Mbit/s × 500: cost", "≤ 1.3 × limit", byLimit("movie-udp", 500, LimitGathered, 1.3)},
 	{"the same by Darwin's own", "≤ 1/6", byServer("movie-udp", 500, "movie-udp", 500, 6)},
+	{"the same by Darwin's own, to viewers with UDP_GRO", "≤ 1/6", byServer("movie-udp-gro", 500, "movie-udp-gro", 500, 6)},
 	{"the same by gst-rtsp-server's own on-demand", "≤ 1/20", byServer("movie-gst", 50, "movie-udp", 500, 20)},
 	{"movie, UDP, cold, distinct files: cost", "≤ 1.6 × limit", byLimit("movie-cold", distinct, LimitGathered, 1.6)},
 	{"live, UDP, 5 Mbit/s × 200: cost", "≤ 1.3 × limit", byLimit("live-udp-gortsplib", 200, LimitShared, 1.3)},
