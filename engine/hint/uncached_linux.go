@@ -1,6 +1,7 @@
 package hint
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync/atomic"
@@ -36,7 +37,7 @@ func (u *uncached) ReadAt(b []byte, off int64) (n int, err error) {
 			err = closed
 		}
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 		case err != nil: // EOPNOTSUPP; any other one is had again below
 			u.refused.Store(true)
 		case k == 0:
