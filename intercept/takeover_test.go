@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,6 +273,36 @@ func TestPauseRefused(t *testing.T) {
 			t.Errorf("PAUSE answered %d", a.status)
 		}
 	})
+}
+
+// An upstream that wants Digest credentials for a PAUSE is asked once.
+func TestPauseNeedsCredentials(t *testing.T) {
+	t.Parallel()
+	var pauses atomic.Int32
+	up := upstream(t, func(d *demo.Config) {
+		d.Faults.Refuse = func(method, _ string) int {
+			if method != "PAUSE" {
+				return 0
+			}
+			pauses.Add(1)
+			return 401
+		}
+	})
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+	for range 2 {
+		v := newViewer(t, addr, "/h264-aac.mp4", false)
+		v.must("PLAY", v.url, `Authorization: Digest username="u", uri="rtsp://x/", response="0"`)
+		v.await("a reason", func([][]seenPacket) bool { s := i.Status(); return len(s) == 1 && s[0].Why != "" })
+		v.more(20)
+		v.unbroken([]int{0, 0})
+		if s := i.Status()[0]; s.Path != "relay" {
+			t.Errorf("%+v", s)
+		}
+		v.must("TEARDOWN", v.url)
+	}
+	if n := pauses.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
 }
 
 // The movie's end is the upstream's: silence, or a goodbye.

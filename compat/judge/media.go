@@ -168,6 +168,9 @@ func (d *differ) section(where string, a, b *talk.Track, sa, sb []Section, i int
 		}
 	}
 	if d.b.Duration > 0 || d.concurrent() {
+		if i > 1 && d.a.Duration > 0 && !x.Ranged { // a server that sends in bunches stops, and goes on, between two
+			rhythm = longestGap(a.Packets[sa[i-2].From:sa[i-2].To])
+		}
 		d.pace(where, a, b, x, y, rhythm)
 	}
 }
