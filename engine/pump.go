@@ -22,7 +22,8 @@ const (
 	// call, and then looks every few dozen microseconds for more of the kind, which
 	// costs a tenth of all that a busy pump does. It takes the help of an ordinary
 	// thread, though: where that has to wait for a processor for longer than
-	// yieldMost, being on time comes first for a while.
+	// yieldMost, being on time comes first for a while; and all the time where Go
+	// has no processors to spare, as shim serve gives it.
 	yieldEvery = 8 * time.Millisecond
 	yieldMost  = 300 * time.Microsecond
 )
@@ -191,10 +192,10 @@ func (p *pump) run() {
 	p.thread = thread
 	p.mu.Unlock()
 	defer close(p.done)
-	yielded := time.Now()
+	spare, yielded := runtime.GOMAXPROCS(0) > runtime.NumCPU(), time.Now()
 	for p.serve() {
 		now := time.Now()
-		if now.Sub(yielded) >= yieldEvery {
+		if spare && now.Sub(yielded) >= yieldEvery {
 			runtime.Gosched()
 			if yielded = time.Now(); yielded.Sub(now) > yieldMost {
 				yielded = yielded.Add(time.Second)
