@@ -20,6 +20,9 @@ type Frames struct {
 // as two test pictures may.
 const NothingInCommon = "hardly one decoded frame in common"
 
+// byChance is how many frames of two other pictures may agree.
+const byChance = 2
+
 // fewFrames is how many frames one play may have fewer than another of the
 // same length, because a player stops by the clock.
 const fewFrames = 15
@@ -58,7 +61,7 @@ func frames(r Frames, movie bool) []Finding {
 		f := Finding{Where: kind, What: "decoded frames", Class: Media, Size: best, Spread: spread,
 			Direct: fmt.Sprintf("%d frames", len(r.Direct[0][kind])),
 			Shim:   fmt.Sprintf("%d frames, %.0f not the same", len(r.Shim[kind]), best)}
-		if 10*int(best) >= 9*max(len(r.Direct[0][kind]), len(r.Shim[kind])) {
+		if all := max(len(r.Direct[0][kind]), len(r.Shim[kind])); all > 10*byChance && int(best) >= all-byChance || int(best) >= all {
 			f.What = NothingInCommon
 		}
 		f.Verdict = Different
