@@ -185,9 +185,6 @@ func (p *pump) halt() {
 func (p *pump) run() {
 	label(p.name)
 	thread := wire.LockThread(p.name) // and never unlock: the thread ends with the goroutine
-	if err := thread.Hurry(); err != nil {
-		p.log.Debug("engine: "+p.name+" has no priority", "err", err)
-	}
 	p.mu.Lock()
 	p.thread = thread
 	p.mu.Unlock()

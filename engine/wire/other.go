@@ -41,9 +41,6 @@ func LockThread(string) (t Thread) {
 	return t
 }
 
-// Hurry does nothing here.
-func (Thread) Hurry() error { return nil }
-
 // CPU is not known here.
 func (Thread) CPU() time.Duration { return 0 }
 

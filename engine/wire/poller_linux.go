@@ -125,7 +125,9 @@ type Thread int
 // thread (15 bytes, as top -H shows it; the main thread's name is the program's
 // and stays) and lets it wake on time: the kernel delays an ordinary thread's
 // timers by 50 µs (prctl(2), PR_SET_TIMERSLACK), and lets one that has the
-// processor go on for some milliseconds.
+// processor go on for some milliseconds. It goes before ordinary threads, if we
+// may (CAP_SYS_NICE): what has to be on time must not wait for what has not. It is
+// no real-time thread: nobody is kept off the processor for good.
 func LockThread(name string) Thread {
 	runtime.LockOSThread()
 	t := Thread(unix.Gettid())
@@ -135,7 +137,7 @@ func LockThread(name string) Thread {
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	for _, nice := range []int32{-5, 0} { // the first takes CAP_SYS_NICE
+	for _, nice := range []int32{-15, 0} {
 		// Who asks for a short slice is let in sooner (sched(7); Linux 6.12).
 		a := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: nice, Runtime: 100_000}
 		if unix.SchedSetAttr(0, &a, 0) == nil {
@@ -143,13 +145,6 @@ func LockThread(name string) Thread {
 		}
 	}
 	return t
-}
-
-// Hurry has the thread go before ordinary ones of the machine, if we may
-// (CAP_SYS_NICE): what has to be on time must not wait for what has not. It is
-// no real-time thread: nobody is kept off the processor for good.
-func (t Thread) Hurry() error {
-	return os.NewSyscallError("setpriority", unix.Setpriority(unix.PRIO_PROCESS, int(t), -15))
 }
 
 // CPU is the processor time the thread has used, in user space and for its
