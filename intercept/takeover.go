@@ -248,7 +248,9 @@ func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Pr
 		}
 		return err
 	}
+	s.mu.Lock()
 	s.took = time.Since(began)
+	s.mu.Unlock()
 	i.log.Info("taken over", "session", s.short(), "file", file.Name, "after", s.took.Round(time.Millisecond))
 	return nil
 }
