@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,10 +58,16 @@ func playingUpstream(t *testing.T, up *demo.Server, want int) {
 // joined waits until so many of the shim's sessions are fed by a group.
 func joined(t *testing.T, i *Interceptor, want int) {
 	t.Helper()
+	joinedBeside(t, i, want, nil)
+}
+
+// joinedBeside is joined beside sessions that were there before.
+func joinedBeside(t *testing.T, i *Interceptor, want int, before []Status) {
+	t.Helper()
 	for range 1000 {
 		n := 0
 		for _, s := range i.Status() {
-			if s.Path == "live" {
+			if s.Path == "live" && !slices.ContainsFunc(before, func(b Status) bool { return b.ID == s.ID }) {
 				n++
 			}
 		}
