@@ -3,9 +3,9 @@ package intercept
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
-	"slices"
 	"testing"
 	"time"
 
