@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"fmt"
+	"hash/crc32"
 	"net"
 	"slices"
 	"strings"
@@ -264,7 +265,7 @@ func TestLiveStaysRelayed(t *testing.T) {
 		},
 		"other packets": func(c *demo.Config) {
 			c.Faults.Packet = func(session string, _ uint32, n uint64, p []byte) []byte {
-				p[len(p)-1] ^= session[0] + byte(n)*session[1]
+				p[len(p)-1] ^= byte(crc32.ChecksumIEEE(fmt.Append(nil, session, n)))
 				return p
 			}
 		},
