@@ -114,7 +114,7 @@ func TestConversations(t *testing.T) {
 						t.Fatalf("%d requests, %d and %d answers", len(s.requests), len(direct), len(shimmed))
 					}
 					for i := range min(len(direct), len(shimmed)) {
-						if direct[i] != shimmed[i] {
+						if direct[i] != shimmed[i] && !s.varies(t, up.Upstream.Addr, up.path, up.medias, i, shimmed[i]) {
 							t.Errorf("%q\ndirectly:         %q\nthrough the shim: %q", s.requests[i], direct[i], shimmed[i])
 						}
 					}
@@ -122,6 +122,19 @@ func TestConversations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// varies says whether the upstream itself gives that answer to the i-th request,
+// too, when it is asked again: gortsplib's server finds a session that was torn
+// down until another goroutine has taken it off its list, and answers 400 or 454.
+func (s script) varies(t *testing.T, addr, path, medias string, i int, answer string) bool {
+	for n := range 10 {
+		if again := s.run(t, addr, path, medias); again[i] == answer {
+			t.Logf("%q: the upstream varies, run %d", s.requests[i], n+2)
+			return true
+		}
+	}
+	return false
 }
 
 // run returns the answers, their numbers taken out.

@@ -45,10 +45,15 @@ func TestLiveCrowd(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(viewers/rate*time.Second + 4*time.Second) // all play, and are about to be measured
-	before, began := g.Sent("/live"), time.Now()
-	time.Sleep(5 * time.Second)
-	after, took := g.Sent("/live"), time.Since(began)
+	time.Sleep(viewers/rate*time.Second + 2*time.Second) // all play; the last are still compared for a while
+	least := 0.0                                         // octets a second
+	for range 4 {                                        // until the measurement's last seconds
+		before, began := g.Sent("/live"), time.Now()
+		time.Sleep(2 * time.Second)
+		if sent := float64(g.Sent("/live")-before) / time.Since(began).Seconds(); least == 0 || sent < least {
+			least = sent
+		}
+	}
 	work.Wait()
 	if t.Failed() {
 		return
@@ -67,9 +72,9 @@ func TestLiveCrowd(t *testing.T) {
 			t.Logf("%.3f Gbit/s, late %.1f ms (p99), skew %.1f ms (p99), %+v", run.Gbps, run.Late.P99, run.Skew.P99, v)
 		}
 	}
-	copies := float64(after-before) * 8 / took.Seconds() / bits
+	copies := least * 8 / bits
 	t.Logf("the upstream sent %.2f copies, %d of them to direct readers", copies, 2*direct)
-	if copies > 2*direct+1.5 {
+	if copies > 2*direct+1.5 || copies < 2*direct {
 		t.Errorf("the upstream sent %.2f copies", copies)
 	}
 }
