@@ -197,6 +197,7 @@ func (s *Stream) Start(after []*Place) error {
 		if l.Relay != nil {
 			l.dropped = l.Relay.Stats().Own.Dropped
 		}
+		l.lastTime = l.Time + l.track.RTPTime(s.spec.From) // for a goodbye before the first packet
 		if i < len(after) && after[i] != nil {
 			l.last, l.behind = *after[i], true
 		}

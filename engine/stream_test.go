@@ -492,6 +492,26 @@ func TestSlowReaderHarmsNobody(t *testing.T) {
 	}
 }
 
+// A goodbye that comes before the first packet is told the time of the start.
+func TestCountsBeforeTheFirst(t *testing.T) {
+	e := open(t, engine.Config{})
+	f := movie(t, e, "h264-aac.mp4")
+	v := newViewer(t, f)
+	v.overUDP(e)
+	v.spec.From, v.spec.Base = 3*time.Second, time.Now().Add(time.Hour)
+	s := v.open(e)
+	if err := s.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Halt()
+	for i, tr := range v.spec.Tracks {
+		want := tr.Time + f.Track(tr.Track).RTPTime(3*time.Second)
+		if rtp, packets, _ := s.Counts(i); rtp != want || packets != 0 {
+			t.Errorf("track %d: %d packets, time %d; want none, %d", i, packets, rtp, want)
+		}
+	}
+}
+
 // TestFileLostWhilePlaying takes one movie away while it and another are sent.
 func TestFileLostWhilePlaying(t *testing.T) {
 	e := open(t, engine.Config{CycleTime: 100 * time.Millisecond})
