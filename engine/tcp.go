@@ -11,7 +11,6 @@ import (
 
 const (
 	tcpStep    = 100 * time.Millisecond // between two writes, at least
-	tcpAhead   = 250 * time.Millisecond // the same where the client has more than that in hand
 	tcpPackets = 2048                   // in one write, of one track
 	frameHead  = 4                      // $, channel, length (RFC 2326 §10.12)
 )
@@ -62,14 +61,6 @@ func (s *Stream) lead(at time.Duration) time.Duration {
 	a := &s.spec.Ahead
 	d := max(a.Lead, time.Duration(a.Growth*float64(at-a.Began.Sub(s.e.start))))
 	return max(min(d, cmp.Or(a.Most, d)), tcpStep)
-}
-
-// step is the least time between two writes.
-func (a *Ahead) step() time.Duration {
-	if *a == (Ahead{}) {
-		return tcpStep
-	}
-	return tcpAhead
 }
 
 // early is when a packet leaves that has its time then: the same line, looked
@@ -154,5 +145,5 @@ func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
 	if !again {
 		return time.Hour, s.over
 	}
-	return max(at-now, s.spec.Ahead.step()), s.over
+	return max(at-now, tcpStep), s.over
 }
