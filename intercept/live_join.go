@@ -65,10 +65,13 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 		return ""
 	}
 	defer s.leave()
-	if !g.enter(ctx) || ctx.Err() != nil {
+	if !g.enter(ctx) {
 		return ""
 	}
 	defer g.leave()
+	if ctx.Err() != nil { // both had come; the turn is given back all the same
+		return ""
+	}
 	if !i.fanLead(g, fan) {
 		return "the one to follow has gone"
 	}
