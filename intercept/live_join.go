@@ -17,6 +17,8 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	var maps []live.Mapping
 	defer func() {
 		s.endInstant()
+		i.groups.mu.Lock()
+		defer i.groups.mu.Unlock()
 		if s.source == nil {
 			s.setFeed(nil)
 		}
