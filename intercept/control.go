@@ -34,7 +34,9 @@ func (t *tap) requestControl(ex *proxy.Exchange) {
 	c := &control{s: s, url: ex.URI}
 	ex.Value = c
 	t.hold(c)
-	s.seen(t, ex, time.Now())
+	if s.on(t) { // others show whether they may, by the upstream's answer
+		s.seen(t, ex, time.Now())
+	}
 	if s.cancel != nil { // a proof under way: what it looks at ends here
 		s.cancel()
 		s.cancel = nil
@@ -53,16 +55,19 @@ func (t *tap) requestControl(ex *proxy.Exchange) {
 	}
 }
 
+const setUpAgain = "set up again while it played"
+
 // requestAgain prepares a session for a further SETUP, which the engine's
-// stream could not follow. It returns nil where there is no session yet.
+// stream could not follow. It returns nil where there is no session yet, or
+// none on this connection.
 func (t *tap) requestAgain(ex *proxy.Exchange) *control {
 	s := t.Interceptor.session(sessionID(ex.Request))
-	if s == nil || !s.enter(context.Background()) {
+	if s == nil || !s.on(t) || !s.enter(context.Background()) {
 		return nil
 	}
 	c := &control{s: s}
 	t.hold(c)
-	t.giveUp(s, "set up again while it played")
+	t.giveUp(s, setUpAgain)
 	return c
 }
 

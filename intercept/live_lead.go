@@ -57,12 +57,10 @@ func (i *Interceptor) candidate(g *group, tried map[*session]bool) (b *session, 
 			if m == g.lead || tried[m] || m.rank() != rank {
 				continue
 			}
-			select {
-			case m.turn <- struct{}{}:
+			if m.tryEnter() {
 				return m, false
-			default:
-				busy = true
 			}
+			busy = true
 		}
 	}
 	return nil, busy

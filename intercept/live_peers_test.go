@@ -10,6 +10,7 @@ import (
 
 	"rtspshim/demo"
 	"rtspshim/engine"
+	"rtspshim/engine/live"
 	"rtspshim/internal/testbed"
 )
 
@@ -103,11 +104,19 @@ func TestLiveNothingStolen(t *testing.T) {
 				}
 			}
 			thief.session = all[1].session
+			victim := i.session(thief.session)
+			member := func() *live.Member { victim.mu.Lock(); defer victim.mu.Unlock(); return victim.member }
+			was := member()
 			for _, method := range []string{"PLAY", "SETUP"} {
 				if a := thief.do(method, thief.controls[0], "Transport: RTP/AVP;unicast;client_port=40000-40001"); a.status == 200 {
 					t.Errorf("%s in another's session: 200", method)
 				}
 			}
+			if was == nil || member() != was {
+				t.Error("another's session has been touched")
+			}
+			all[1].more(3)
+			all[1].unbroken(start(all[1]))
 			thief.session = own
 			if !tcp { // a SETUP that names another's ports
 				port := all[0].udp[0].LocalAddr().(*net.UDPAddr).Port

@@ -59,15 +59,19 @@ func sessionID(m *proxy.Message) string {
 	return strings.TrimSpace(id)
 }
 
-// setUp adds a Media, in place of an earlier one of the same URL, with what
-// its answer says about the session and why only a relay can carry it, if so.
-func (s *session) setUp(m *media, answer *proxy.Message, relayOnly string) {
+// setUp adds a Media, in place of an earlier one of the same URL, with the
+// session's timeout that its answer names and why only a relay can carry it, if so.
+func (s *session) setUp(m *media, timeout, relayOnly string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over {
+		m.close()
+		return
+	}
 	if relayOnly != "" {
 		s.relayOnly = relayOnly
 	}
-	if n, err := strconv.Atoi(getParam(answer.Get("Session"), "timeout")); err == nil && n > 0 {
+	if n, err := strconv.Atoi(timeout); err == nil && n > 0 {
 		s.timeout = time.Duration(n) * time.Second
 	}
 	for i, was := range s.medias {
@@ -137,6 +141,14 @@ func (s *session) seen(t *tap, ex *proxy.Exchange, now time.Time) {
 	} else if auth != "" {
 		s.digest = true
 	}
+}
+
+// on says whether the session was controlled from that connection.
+func (s *session) on(t *tap) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, on := s.conns[t]
+	return on
 }
 
 // plays notes what a PLAY or RECORD named.

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"context"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -152,7 +153,31 @@ func (t *tap) answerSetup(ex *proxy.Exchange, m *proxy.Message) {
 	s := t.admit(id, t)
 	t.attach(s, ex)
 	d.watch.bye = func() { t.goodbye(s) }
-	s.setUp(d, m, negotiated(ex.Request, m))
+	timeout, relayOnly := getParam(m.Get("Session"), "timeout"), negotiated(ex.Request, m)
+	t.add(p, s, func() { s.setUp(d, timeout, relayOnly) })
+}
+
+// add has setUp add a Media to a session. A connection that the session was not
+// on may have guessed its name: only the upstream's answer has shown that they
+// belong together, and the engine, if that sends, is stopped now.
+func (t *tap) add(p *pendingSetup, s *session, setUp func()) {
+	if p.again != nil {
+		setUp()
+		return
+	}
+	held := s.tryEnter()
+	if g, _ := t.role(s); held && g == nil && s.now() == relayed {
+		setUp()
+		s.leave()
+		return
+	}
+	t.work.Go(func() { // the upstream is asked, whose answers the caller reads
+		if held || s.enter(context.Background()) {
+			defer s.leave()
+			t.giveUp(s, setUpAgain)
+		}
+		setUp()
+	})
 }
 
 // negotiated says what a SETUP agreed on that the engine does not carry.

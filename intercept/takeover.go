@@ -84,6 +84,15 @@ func (s *session) enter(ctx context.Context) bool {
 	}
 }
 
+func (s *session) tryEnter() bool {
+	select {
+	case s.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *session) leave() { <-s.turn }
 
 // now is the stage. Beside whoever has the turn, the session's end may change it.
