@@ -63,6 +63,7 @@ type Conn struct {
 	down                 sync.Mutex    // held while an Element from the upstream is passed on
 	alone                atomic.Bool   // the upstream has gone, the client stays
 	ended                sync.Once
+	going                sync.Mutex    // held while the Tap is told that the client leaves
 	over                 chan struct{} // closed at the end
 }
 
@@ -222,6 +223,16 @@ func (c *Conn) end() {
 		_ = c.client.Close()
 		_ = c.upstream.Close()
 	})
+}
+
+// leaving tells the Tap that the client's stream has ended, with err.
+func (c *Conn) leaving(err error) error {
+	c.going.Lock()
+	defer c.going.Unlock()
+	if !c.half.Load() && !c.isOver() {
+		c.tap.Leaving()
+	}
+	return err
 }
 
 func (c *Conn) isOver() bool {

@@ -391,11 +391,7 @@ func (s *Server) carry(p *pair, secure bool) {
 	c := s.newConn(p, secure)
 	c.toClient.w, c.toUpstream.w = p.client, p.upstream
 	s.run(c, func() error {
-		err := c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client)
-		if !c.half.Load() && !c.isOver() {
-			c.tap.Leaving()
-		}
-		return err
+		return c.leaving(c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client))
 	}, func() error {
 		err := c.fromUpstream(NewReader(p.upstream, s.cfg.Limits, nil))
 		if c.tap.Keep() {

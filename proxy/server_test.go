@@ -9,12 +9,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +30,7 @@ type plain struct {
 	response func(*Exchange, *Message)
 	active   bool
 	keep     bool
+	leaving  func()
 	closed   chan struct{}
 }
 
@@ -44,11 +47,15 @@ func (t *plain) Response(ex *Exchange, m *Message) {
 }
 func (t *plain) ClientFrames(f []byte) []byte   { return f }
 func (t *plain) UpstreamFrames(f []byte) []byte { return f }
-func (t *plain) Leaving()                       {}
-func (t *plain) Keep() bool                     { return t.keep }
-func (t *plain) Alone(ex *Exchange)             { t.request(ex) }
-func (t *plain) Active() bool                   { return t.active }
-func (t *plain) Close()                         { close(t.closed) }
+func (t *plain) Leaving() {
+	if t.leaving != nil {
+		t.leaving()
+	}
+}
+func (t *plain) Keep() bool         { return t.keep }
+func (t *plain) Alone(ex *Exchange) { t.request(ex) }
+func (t *plain) Active() bool       { return t.active }
+func (t *plain) Close()             { close(t.closed) }
 
 // rig is a Server in front of an upstream that the test plays by hand.
 type rig struct {
@@ -386,6 +393,32 @@ func TestTunnel(t *testing.T) {
 		_ = upDown.Close()
 		up.expectEnd()
 	})
+	// A client goes: the upstream hears of neither half before the Tap has.
+	for name, order := range map[string][2]int{"GET goes first": {0, 1}, "POST goes first": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			left, heard := make(chan struct{}), make(chan struct{})
+			r.setup = func(p *plain) { p.leaving = func() { close(left); <-heard } }
+			down, upDown := opened(r)
+			up, upUp := posted(r)
+			talk(down, upDown, up, upUp, 1)
+			ends := []*end{down, up}
+			for _, n := range order {
+				_ = ends[n].Close()
+			}
+			<-left
+			for _, e := range []*end{upDown, upUp} {
+				_ = e.SetReadDeadline(time.Now().Add(2 * partWait))
+				if _, err := e.r.ReadByte(); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("the upstream hears of it too early: %v", err)
+				}
+				_ = e.SetReadDeadline(time.Now().Add(10 * time.Second))
+			}
+			close(heard)
+			upDown.expectEnd()
+			upUp.expectEnd()
+		})
+	}
 	t.Run("POST first", func(t *testing.T) {
 		r := newRig(t, nil)
 		up, upUp := posted(r)

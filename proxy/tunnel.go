@@ -112,7 +112,7 @@ func (s *Server) carryGet(p *pair, cookie, uri string, secure bool) {
 	c := s.newConn(p, secure)
 	c.toClient.w = p.client
 	t := s.claim(cookie, c, false)
-	s.run(c, func() error { return copyRaw(p.upstream, p.client, c.touch) }, func() error {
+	s.run(c, func() error { return c.leaving(copyRaw(p.upstream, p.client, c.touch)) }, func() error {
 		r := NewReader(p.upstream, s.cfg.Limits, nil)
 		e, err := r.head()
 		if err != nil {
@@ -164,8 +164,19 @@ func (t *tunnel) join(p *pair) bool {
 	return !t.over
 }
 
+// partWait is how long a POST's end is kept from the upstream. A client that
+// goes closes its GET as well, and the Tap is to know before an upstream for
+// which a POST's end is the tunnel's.
+const partWait = 20 * time.Millisecond
+
 // part ends a POST to the upstream.
 func (t *tunnel) part(p *pair) {
+	select {
+	case <-t.conn.over:
+	case <-time.After(partWait):
+	}
+	t.conn.going.Lock()
+	defer t.conn.going.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.posts, p)
