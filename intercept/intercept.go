@@ -16,7 +16,8 @@ type Config struct {
 	Engine *engine.Engine
 	// OrphanTimeout ends a UDP session whose RTSP connections have gone and
 	// which neither side has sent anything for: the upstream has long
-	// forgotten it then. Zero means 10 minutes.
+	// forgotten it then. Zero means 10 minutes; where the upstream names a
+	// time-out of its own, that is waited for at most.
 	OrphanTimeout time.Duration
 	Movies        Movies       // files that the engine may take over; none means that all is relayed
 	AsHinted      bool         // movies are sent at the times their hints say, bunched or not
@@ -170,7 +171,7 @@ func (i *Interceptor) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			i.watchLive(now)
 			for _, s := range i.all() {
-				if s.orphanedSince(now.Add(-i.cfg.OrphanTimeout)) {
+				if s.orphaned(now, i.cfg.OrphanTimeout) {
 					i.end(s, "silent, connections gone")
 				} else {
 					i.keep(s, now)

@@ -22,6 +22,9 @@ const (
 	lastWords = 15 * time.Millisecond
 )
 
+// patience is how long the upstream may take for one silent.
+func patience(timeout time.Duration) time.Duration { return timeout + timeout/4 }
+
 // keep looks after a session whose media the engine sends.
 func (i *Interceptor) keep(s *session, now time.Time) {
 	s.mu.Lock()
@@ -32,9 +35,9 @@ func (i *Interceptor) keep(s *session, now time.Time) {
 	if stage != playing && stage != finished && stage != fanned {
 		return
 	}
-	patience, interval := timeout+timeout/4, timeout*2/5
+	most, interval := patience(timeout), timeout*2/5
 	if timeout == 0 {
-		patience, interval = silentTimeout, defaultTimeout*2/5
+		most, interval = silentTimeout, defaultTimeout*2/5
 	}
 	if leads { // the upstream looks after it; another leads before it gives it up
 		if now.Sub(life) > interval && g.hasOthers(i) {
@@ -42,7 +45,7 @@ func (i *Interceptor) keep(s *session, now time.Time) {
 		}
 		return
 	}
-	if now.Sub(life) > patience {
+	if now.Sub(life) > most {
 		i.work.Go(func() {
 			if _, err := i.ask(s, "TEARDOWN", ""); err != nil {
 				i.log.Debug("TEARDOWN", "session", s.short(), "err", err)

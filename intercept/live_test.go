@@ -221,6 +221,23 @@ func TestLiveLeadCut(t *testing.T) {
 	})
 }
 
+// The last viewer over datagrams is cut off: its session is forgotten when the
+// upstream has, whenever that is.
+func TestLiveLastCut(t *testing.T) {
+	t.Parallel()
+	up, addr, i := liveShim(t, func(c *demo.Config) { c.Timeout = 2 * time.Second })
+	all := liveViewers(t, addr, 2, false)
+	joined(t, i, 2)
+	all[1].must("TEARDOWN", all[1].url)
+	_ = all[0].conn.Close()
+	for n := 0; i.Sessions() > 0 || len(up.Sessions()) > 0; n++ {
+		if n > 1000 {
+			t.Fatalf("left: %d sessions, %+v", i.Sessions(), up.Sessions())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // All leave at once: nothing is left behind.
 func TestLiveAllLeave(t *testing.T) {
 	t.Parallel()

@@ -170,11 +170,15 @@ func (s *session) left(t *tap) bool {
 	return len(s.conns) == 0 && s.onlyTCP()
 }
 
-// orphanedSince says whether the session has had no connection, no packet
-// and no request since then.
-func (s *session) orphanedSince(then time.Time) bool {
+// orphaned says whether the session has had no connection, no packet and no
+// request for so long, or for as long as the upstream itself waits.
+func (s *session) orphaned(now time.Time, most time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.timeout > 0 {
+		most = min(most, patience(s.timeout))
+	}
+	then := now.Add(-most)
 	if len(s.conns) > 0 || s.lastSeen.After(then) {
 		return false
 	}
