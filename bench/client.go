@@ -188,6 +188,7 @@ type plan struct {
 	spread float64       // where between 0 and the movie's length to start
 	room   time.Duration // that must be left to play
 	full   bool
+	each   bool
 	extra  bool
 }
 
@@ -221,7 +222,7 @@ func open(ctx context.Context, p plan) (_ *session, err error) {
 	}
 	began = time.Now()
 	for i, m := range d.medias {
-		if err := s.setup(c, i, m, p.full); err != nil {
+		if err := s.setup(c, i, m, p); err != nil {
 			return nil, err
 		}
 	}
@@ -255,8 +256,8 @@ func (s *session) describe(c *client, uri string) (sdpInfo, error) {
 }
 
 // setup sets up one media.
-func (s *session) setup(c *client, i int, m media, full bool) (err error) {
-	t := &track{counter: counter{rate: m.rate, live: s.live, full: full}, kind: m.kind, channel: uint8(2 * i)}
+func (s *session) setup(c *client, i int, m media, p plan) (err error) {
+	t := &track{counter: counter{rate: m.rate, live: s.live, full: p.full, each: p.each && s.live}, kind: m.kind, channel: uint8(2 * i)}
 	local, remote := addrOf(c.nc.LocalAddr()), addrOf(c.nc.RemoteAddr())
 	line := fmt.Sprintf("Transport: RTP/AVP/TCP;unicast;interleaved=%d-%d", 2*i, 2*i+1)
 	if !s.tcp {

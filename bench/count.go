@@ -46,7 +46,7 @@ func (w *window) has(at int64) bool {
 	return from != 0 && at >= from && at < w.to.Load()
 }
 
-// seen is the first packet of a frame, as many readers may have seen it.
+// seen is a packet as many readers may have seen it: the first of a frame, or each.
 type seen struct {
 	key uint32 // of its first octets
 	at  int64  // Unix ns
@@ -64,6 +64,7 @@ type counter struct {
 	rate uint32 // Hz of the RTP clock; 0 if unknown: no lateness then
 	live bool   // frames are kept for the skew
 	full bool   // packets are recorded, to be compared
+	each bool   // their arrivals are, for the delay added
 
 	first  int64  // arrival of the very first packet, Unix ns
 	origin int64  // of the first that is RTP, from where the RTP clock is followed
@@ -95,6 +96,7 @@ type counter struct {
 	late   samples // µs behind the RTP clock that started at origin
 	spread samples // µs, of frames of more than one packet
 	seen   []seen
+	came   []seen // of each packet
 
 	recorded []recorded
 	cut      bool // recorded is full
@@ -129,6 +131,9 @@ func (c *counter) packet(b []byte, size int, at int64, w *window) {
 	c.packets++
 	c.octets += uint64(size)
 	c.gap(at)
+	if c.each && len(c.came) < maxRecorded {
+		c.came = append(c.came, sight(h, b, at))
+	}
 	if place <= next {
 		c.timing(h, at, b, place)
 	}
@@ -237,7 +242,7 @@ func (c *counter) timing(h header, at int64, b []byte, p place) {
 // beginFrame notes when a frame began.
 func (c *counter) beginFrame(h header, at int64, b []byte) {
 	if c.live && len(c.seen) < maxSeen {
-		c.seen = append(c.seen, seen{crc32.ChecksumIEEE(b[12:min(len(b), snap)]) ^ uint32(h.size)<<16, at})
+		c.seen = append(c.seen, sight(h, b, at))
 	}
 	if c.rate == 0 {
 		return
@@ -251,6 +256,10 @@ func (c *counter) beginFrame(h header, at int64, b []byte) {
 	due := c.origin + int64(float64(c.ticks)*float64(time.Second)/float64(c.rate))
 	us := (at - due) / 1_000
 	c.late.add(int32(max(-maxOffset, min(maxOffset, us))))
+}
+
+func sight(h header, b []byte, at int64) seen {
+	return seen{crc32.ChecksumIEEE(b[12:min(len(b), snap)]) ^ uint32(h.size)<<16, at}
 }
 
 var sumSeed = maphash.MakeSeed()

@@ -278,6 +278,23 @@ func TestSkew(t *testing.T) {
 	}
 }
 
+// The delay added is each packet's, but of those that look alike.
+func TestDelays(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	viewer := func(delay int64, keys ...uint32) *session {
+		tr := &track{}
+		for i, k := range keys {
+			tr.came = append(tr.came, seen{k, int64(i+1)*40*ms + delay})
+		}
+		return &session{tracks: []*track{tr}}
+	}
+	var p pool
+	delays(viewer(0, 1, 2, 3, 3, 4), []*session{viewer(ms, 1, 2, 3, 3, 4), viewer(2*ms, 1, 2, 3, 3, 5)}, &p)
+	if q := p.quantiles(); q.N != 5 || q.P50 != 1 || q.Max != 2 {
+		t.Errorf("%+v", q)
+	}
+}
+
 func recording(seq uint16, ts uint32, payloads ...byte) *counter {
 	k := &counter{full: true}
 	w := openWindow()

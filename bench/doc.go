@@ -27,7 +27,8 @@
 // frame's first packet and its last.
 //
 // Skew is how long after the first reader of a live stream the last one gets
-// the same frame. A burst is a run of packets of one media each less than 1 ms
+// the same frame. The delay added is how much later than one reader at the server
+// behind, of the same stream, each gets each packet. A burst is a run of packets of one media each less than 1 ms
 // behind the one before.
 //
 // CPU time is what the kernel's scheduler accounts to the named processes, to

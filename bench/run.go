@@ -57,6 +57,11 @@ type Config struct {
 	Verify    int
 	Reference string
 
+	// Direct is the URL of the live stream at the server behind: one session more,
+	// that is not counted, plays there. How much later the sessions get each packet
+	// is the delay added.
+	Direct string
+
 	Readers int           // threads that receive; one for every two CPUs when zero
 	Gather  time.Duration // between two looks at the sockets; 10 ms when zero
 	GRO     bool          // UDP receive offload on our sockets
@@ -111,8 +116,11 @@ func (c Config) withDefaults() (Config, error) {
 			return c, err
 		}
 	}
-	if c.Reference != "" {
-		if _, err := parseURL(c.Reference); err != nil {
+	for _, u := range []string{c.Reference, c.Direct} {
+		if u == "" {
+			continue
+		}
+		if _, err := parseURL(u); err != nil {
 			return c, err
 		}
 	}
@@ -341,7 +349,11 @@ func plans(cfg Config, t *tally) []plan {
 			twin.url, twin.extra = numbered(cfg.Reference, pair%movies), true
 			all = append(all, twin)
 		}
+		p.each = cfg.Direct != ""
 		all = append(all, p)
+	}
+	if cfg.Direct != "" {
+		all = append(all, plan{index: t.load, pair: -1, url: cfg.Direct, tcp: cfg.TCP, room: room, each: true, extra: true})
 	}
 	return all
 }

@@ -59,6 +59,8 @@ var suite = []scenario{
 		[]int{200}, Config{}, mediamtx, nil},
 	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
 		[]int{1, 200}, Config{}, gortsplibServer, nil},
+	{"live-udp-gro", "Live, UDP, gortsplib's server, to viewers that take runs whole", "The same with UDP_GRO at the viewers.",
+		[]int{200}, Config{GRO: true}, gortsplibServer, nil},
 	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
 		[]int{1, 200}, Config{TCP: true}, mediamtx, nil},
 	{"live-tcp-gortsplib", "Live, interleaved TCP, gortsplib's server", "One live stream of 5 Mbit/s.",
@@ -98,6 +100,9 @@ func TestSuite(t *testing.T) {
 			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20, GRO: cfg.GRO}
 			fromEnvironment(t, &cfg)
 			cfg.Servers = s.servers(t)
+			if strings.HasPrefix(s.name, "live-udp-") {
+				cfg.Direct = cfg.Servers[0].URL
+			}
 			if s.disturb != nil { // once all play: then as many as that are to go on
 				cfg.Settle = 10 * time.Second
 				begin := 16 // of Progress's calls, every 500 ms

@@ -33,7 +33,7 @@ type tally struct {
 	live             bool
 	sum              Run // counts alone
 	late, spread     pool
-	skew             pool
+	skew, added      pool
 	ahead            pool
 	bursts           [maxBurst + 1]uint64
 	steps            [6]pool // connect, describe, setup, play, first, all
@@ -141,6 +141,11 @@ func (t *tally) take(sessions []*session, readers []*reader) {
 	}
 	if t.live {
 		skews(counted, &t.skew)
+		for _, s := range sessions {
+			if s.extra && s.pair < 0 {
+				delays(s, counted, &t.added)
+			}
+		}
 	}
 	t.sum.Verified.add(comparePairs(sessions))
 }
@@ -234,6 +239,30 @@ func skews(sessions []*session, into *pool) {
 					into.add(float64(times[n-1]-times[0]) / 1e6)
 				}
 				times = times[n:]
+			}
+		}
+	}
+}
+
+// delays adds, for each packet of a live stream, how much later than direct a
+// session had it. Packets that look alike are left out.
+func delays(direct *session, sessions []*session, into *pool) {
+	for i, d := range direct.tracks {
+		at := map[uint32]int64{}
+		for _, p := range d.came {
+			if _, twice := at[p.key]; twice {
+				p.at = 0
+			}
+			at[p.key] = p.at
+		}
+		for _, s := range sessions {
+			if i >= len(s.tracks) {
+				continue
+			}
+			for _, p := range s.tracks[i].came {
+				if was := at[p.key]; was != 0 {
+					into.add(float64(p.at-was) / 1e6)
+				}
 			}
 		}
 	}

@@ -109,6 +109,15 @@ var targets = []target{
 	{"live, UDP, 5 Mbit/s × 200: cost", "≤ 1.3 × limit", byLimit("live-udp-gortsplib", 200, LimitShared, 1.3)},
 	{"the same by MediaMTX's own", "≤ 1/8", byServer("live-udp-mediamtx", 200, "live-udp-mediamtx", 200, 8)},
 	{"the same by gortsplib's own", "≤ 1/8", byServer("live-udp-gortsplib", 200, "live-udp-gortsplib", 200, 8)},
+	{"the same by gortsplib's own, to viewers with UDP_GRO", "≤ 1/6", byServer("live-udp-gro", 200, "live-udp-gro", 200, 6)},
+	{"the same to viewers with UDP_GRO: cost", "≤ 1.3 × limit", byLimit("live-udp-gro", 200, LimitShared, 1.3)},
+	{"the same: delay added, p99", "≤ 2 ms", func(all reports) (string, bool, bool) {
+		r := all.run("live-udp-gortsplib", 1, 200)
+		if r == nil || r.Added.N == 0 {
+			return "", false, false
+		}
+		return fmt.Sprintf("%s ms (p50 / p99 / p99.9 / max)", r.Added), r.Added.P99 <= 2, true
+	}},
 	{"movie, TCP × 200: cost", "≤ 1.5 × raw TCP loop", byLimit("movie-tcp", 200, LimitTCP, 1.5)},
 	{"live, TCP × 200: cost", "≤ 1.5 × raw TCP loop", byLimit("live-tcp-gortsplib", 200, LimitTCP, 1.5)},
 	{"live, TCP × 200 by gortsplib's own", "≤ 1/4", byServer("live-tcp-gortsplib", 200, "live-tcp-gortsplib", 200, 4)},
