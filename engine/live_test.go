@@ -80,7 +80,7 @@ func TestLiveBursts(t *testing.T) {
 		together int           // packets within a millisecond, at most
 		least    time.Duration // from a frame's first packet to its last
 	}{
-		"as it comes": {false, 64, time.Millisecond},
+		"as it comes": {false, 88, time.Millisecond},
 		"smoothed":    {true, 20, 12 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,6 +26,7 @@ const (
 	// has no processors to spare, as shim serve gives it.
 	yieldEvery = 8 * time.Millisecond
 	yieldMost  = 300 * time.Microsecond
+	restAfter  = time.Second // without packets, before a pump sleeps for longer than that
 )
 
 // PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
@@ -190,6 +191,7 @@ func (p *pump) run() {
 	p.mu.Unlock()
 	defer close(p.done)
 	spare, yielded := runtime.GOMAXPROCS(0) > runtime.NumCPU(), time.Now()
+	busy := yielded
 	for p.serve() {
 		now := time.Now()
 		if spare && now.Sub(yielded) >= yieldEvery {
@@ -198,11 +200,18 @@ func (p *pump) run() {
 				yielded = yielded.Add(time.Second)
 			}
 		}
-		events, err := p.poller.Wait(p.wait(wire.Forever, now))
+		most := yieldEvery
+		if !spare || now.Sub(busy) > restAfter {
+			most = wire.Forever
+		}
+		events, err := p.poller.Wait(p.wait(most, now))
+		if len(events) > 0 {
+			busy = now
+		}
 		if err == nil && len(events) > 0 && p.gather > 0 {
 			now = time.Now()
 			if most := p.wait(p.gather, now); most > 0 {
-				wire.Sleep(most)
+				p.poller.Sleep(most)
 				p.woke(time.Since(now) - most)
 			}
 			events, err = p.poller.Wait(0)

@@ -3,7 +3,7 @@ package live
 import "time"
 
 const (
-	burst     = 32               // packets that a viewer is sent back to back
+	burst     = 44               // packets that a viewer is sent back to back: as many of Ethernet's size leave in one send
 	burstGap  = time.Millisecond // before more of them
 	smoothRun = 16               // packets of a big frame that leave together when it is spread
 	smoothLag = 1024             // packets held back, at most

@@ -182,6 +182,8 @@ func (p *plainPoller) Wait(most time.Duration) ([]Event, error) {
 	}
 }
 
+func (p *plainPoller) Sleep(d time.Duration) { time.Sleep(d) }
+
 func (p *plainPoller) Wake() {
 	p.woken.Store(true)
 	ring(p.bell)

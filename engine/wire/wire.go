@@ -177,6 +177,9 @@ type Poller interface {
 	// Forever, or 0 to look once. A Conn that was not emptied is reported again.
 	Wait(most time.Duration) ([]Event, error)
 
+	// Sleep waits for nothing.
+	Sleep(d time.Duration)
+
 	// Wake makes a blocked Wait, or the next one that would block, return.
 	Wake()
 
