@@ -233,6 +233,14 @@ func (r *Relay) Mute(on bool) { r.muted.Store(on) }
 // passed on or held back: after Mute, nothing of the upstream's follows.
 func (r *Relay) Sync() { r.spec.Pump.Sync() }
 
+// Send passes on to the client a packet of the upstream's that was held back. It
+// must not be called after Close.
+func (r *Relay) Send(kind int, packet []byte) {
+	if to := r.route.Load().client[kind]; to != nil {
+		r.spec.Server.conns[kind].Send(to, packet)
+	}
+}
+
 // Outlet is where packets to the client go that are not the upstream's: through
 // the socket the Relay sends from, to where it sends, counted as Stats.Own. It
 // changes with SetClient; the Dest is nil where the client takes none. It may be
