@@ -143,6 +143,7 @@ func (i *Interceptor) closeMedias(medias []*media) {
 		m.watch.hold()
 		if m.relay != nil {
 			m.relay.Mute(true) // but for the goodbye
+			m.relay.Release()  // the client may take the ports again at once
 		}
 	}
 	i.work.Go(func() {

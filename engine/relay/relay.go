@@ -249,6 +249,11 @@ func (r *Relay) Outlet(kind int) (wire.Conn, *wire.Dest) {
 	return r.spec.Server.conns[kind], r.route.Load().own[kind]
 }
 
+// Release gives the client's addresses free for another Relay: what comes from
+// there is no longer this one's. What comes from the upstream is passed on until
+// Close.
+func (r *Relay) Release() { r.spec.Server.unregister(r.entry) }
+
 // Close ends the Relay and closes its own sockets. When it returns, no Observer
 // runs any more and nothing more is sent. It waits for the pumps' current ticks.
 func (r *Relay) Close() error {
