@@ -244,7 +244,10 @@ func weigh(x Difference, spread float64) (Finding, bool) {
 	return f, true
 }
 
-// spreads is, by kind, the largest difference between two direct runs.
+// spreads is, by kind, the largest difference between two direct runs. Of a live
+// stream those of one round alone have heard the same; a movie is the same every
+// time, and runs that began together met its server at the same point of
+// whatever it does at intervals.
 func spreads(rounds []Round) map[string]float64 {
 	out := map[string]float64{}
 	for i := range rounds {
@@ -254,7 +257,8 @@ func spreads(rounds []Round) map[string]float64 {
 					if a == b {
 						continue
 					}
-					for _, x := range compare(a, b, i == j && shape(a) == shape(b)) {
+					same := i == j || a.Duration > 0 && b.Duration > 0
+					for _, x := range compare(a, b, same && shape(a) == shape(b)) {
 						out[x.kind()] = max(out[x.kind()], x.Size)
 					}
 				}
