@@ -22,8 +22,10 @@ func (e *Engine) OpenGroup(medias []live.Media, smooth bool) (*live.Group, error
 		Wake: func() { p.fan(g) },
 		Go: func(run func()) {
 			e.writers.Add(1)
+			p.stayAwake(1) // else the writes wake Go's monitor again and again, for a millisecond or more
 			go func() {
 				defer e.writers.Done()
+				defer p.stayAwake(-1)
 				label("live over TCP")
 				run()
 			}()
@@ -70,6 +72,15 @@ func (p *pump) fanOut(now time.Time) {
 		}
 	}
 	clear(p.fanned)
+}
+
+// stayAwake has the pump not sleep through as long as the sum is not zero.
+func (p *pump) stayAwake(by int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.awake.Add(by); !p.stopped {
+		p.poller.Wake()
+	}
 }
 
 // later keeps a Group for its time, unless it has been asked to come by anyway.

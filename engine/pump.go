@@ -62,6 +62,7 @@ type pump struct {
 	log    *slog.Logger
 	load   atomic.Int32 // sockets attached
 	plays  atomic.Int32 // Streams opened
+	awake  atomic.Int32 // goroutines for whose sake the pump does not sleep through
 
 	inbox *wire.Inbox
 	turns []socket // ready in this tick
@@ -201,7 +202,7 @@ func (p *pump) run() {
 			}
 		}
 		most := yieldEvery
-		if !spare || now.Sub(busy) > restAfter {
+		if !spare || now.Sub(busy) > restAfter && p.awake.Load() == 0 {
 			most = wire.Forever
 		}
 		events, err := p.poller.Wait(p.wait(most, now))
