@@ -48,8 +48,9 @@ func (w *window) has(at int64) bool {
 
 // seen is a packet as many readers may have seen it: the first of a frame, or each.
 type seen struct {
-	key uint32 // of its first octets
-	at  int64  // Unix ns
+	key  uint32 // of its first octets
+	size int
+	at   int64 // Unix ns
 }
 
 // recorded is a packet of a track that is fully checked.
@@ -259,7 +260,7 @@ func (c *counter) beginFrame(h header, at int64, b []byte) {
 }
 
 func sight(h header, b []byte, at int64) seen {
-	return seen{crc32.ChecksumIEEE(b[12:min(len(b), snap)]) ^ uint32(h.size)<<16, at}
+	return seen{crc32.ChecksumIEEE(b[12:min(len(b), snap)]) ^ uint32(h.size)<<16, h.size, at}
 }
 
 var sumSeed = maphash.MakeSeed()

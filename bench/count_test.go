@@ -260,7 +260,7 @@ func TestSkew(t *testing.T) {
 	viewer := func(delay int64, keys ...uint32) *session {
 		tr := &track{}
 		for i, k := range keys {
-			tr.seen = append(tr.seen, seen{k, int64(i)*40*ms + delay})
+			tr.seen = append(tr.seen, seen{key: k, at: int64(i)*40*ms + delay})
 		}
 		return &session{url: "x", tracks: []*track{tr}}
 	}
@@ -284,13 +284,20 @@ func TestDelays(t *testing.T) {
 	viewer := func(delay int64, keys ...uint32) *session {
 		tr := &track{}
 		for i, k := range keys {
-			tr.came = append(tr.came, seen{k, int64(i+1)*40*ms + delay})
+			tr.came = append(tr.came, seen{key: k, at: int64(i+1)*40*ms + delay})
 		}
 		return &session{tracks: []*track{tr}}
 	}
 	var p pool
 	delays(viewer(0, 1, 2, 3, 3, 4), []*session{viewer(ms, 1, 2, 3, 3, 4), viewer(2*ms, 1, 2, 3, 3, 5)}, &p)
 	if q := p.quantiles(); q.N != 5 || q.P50 != 1 || q.Max != 2 {
+		t.Errorf("%+v", q)
+	}
+	// A raw loop at 1 Gbit/s: two packets of 1250 octets for 100 viewers take 1 ms
+	// each, the second waits for the first; the third comes later.
+	p = pool{}
+	queue([]seen{{size: 1250, at: ms}, {size: 1250, at: ms}, {size: 1250, at: 9 * ms}}, 100, 1, &p)
+	if q := p.quantiles(); q.Max < 1.999 || q.Max > 2.001 || q.P50 < .5 || q.P50 > 1 {
 		t.Errorf("%+v", q)
 	}
 }

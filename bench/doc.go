@@ -28,7 +28,9 @@
 //
 // Skew is how long after the first reader of a live stream the last one gets
 // the same frame. The delay added is how much later than one reader at the server
-// behind, of the same stream, each gets each packet. A burst is a run of packets of one media each less than 1 ms
+// behind, of the same stream, each gets each packet; beside it stands what
+// a raw loop would take that sends as fast as the one of [Limits], and begins
+// without waiting for more. A burst is a run of packets of one media each less than 1 ms
 // behind the one before.
 //
 // CPU time is what the kernel's scheduler accounts to the named processes, to

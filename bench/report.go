@@ -63,7 +63,8 @@ type Run struct {
 	Ahead  Quantiles `json:"ahead_ms"` // of movies over TCP, each track's most
 	Spread Quantiles `json:"spread_ms"`
 	Skew   Quantiles `json:"skew_ms"`
-	Added  Quantiles `json:"added_ms"` // to what a session at the server behind sees
+	Added  Quantiles `json:"added_ms"`     // to what a session at the server behind sees
+	Raw    Quantiles `json:"added_raw_ms"` // the same by a raw loop that begins at once
 	Burst  Quantiles `json:"burst_packets"`
 
 	Connect  Quantiles `json:"connect_ms"`
@@ -134,7 +135,7 @@ func (t *tally) result() Run {
 		r.Gbps = float64(r.Bytes) * 8 / 1e9 / r.Seconds
 	}
 	r.Late, r.Ahead, r.Spread, r.Skew = t.late.quantiles(), t.ahead.quantiles(), t.spread.quantiles(), t.skew.quantiles()
-	r.Added = t.added.quantiles()
+	r.Added, r.Raw = t.added.quantiles(), t.raw.quantiles()
 	r.Burst = burstQuantiles(t.bursts)
 	for i, q := range []*Quantiles{&r.Connect, &r.Describe, &r.Setup, &r.Play, &r.First, &r.SetUp} {
 		*q = t.steps[i].quantiles()
@@ -223,6 +224,7 @@ var rows = []row{
 	{"frame spread, ms *", func(r *Run) string { return r.Spread.String() }, func(r *Run) float64 { return r.Spread.P99 }},
 	{"fan-out skew, ms *", func(r *Run) string { return r.Skew.String() }, func(r *Run) float64 { return r.Skew.P99 }},
 	{"delay added, ms *", func(r *Run) string { return r.Added.String() }, func(r *Run) float64 { return r.Added.P99 }},
+	{"  by a raw loop", func(r *Run) string { return r.Raw.String() }, nil},
 	{"burst, packets *", func(r *Run) string { return r.Burst.String() }, nil},
 	{"DESCRIBE, ms *", func(r *Run) string { return r.Describe.String() }, func(r *Run) float64 { return r.Describe.P50 }},
 	{"SETUP (all), ms *", func(r *Run) string { return r.Setup.String() }, func(r *Run) float64 { return r.Setup.P50 }},

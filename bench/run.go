@@ -201,6 +201,11 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 		runs := make([]*tally, len(cfg.Servers))
 		for i := range runs {
 			runs[i] = &tally{server: cfg.Servers[i], load: n, tcp: cfg.TCP, base: bases[i]}
+			for _, l := range rep.Limits {
+				if l.Name == LimitShared {
+					runs[i].gbps = l.Gbps
+				}
+			}
 		}
 		for range cfg.Rounds {
 			for i := range runs {

@@ -33,7 +33,8 @@ type tally struct {
 	live             bool
 	sum              Run // counts alone
 	late, spread     pool
-	skew, added      pool
+	skew, added, raw pool
+	gbps             float64 // of the raw loop that sends all the same
 	ahead            pool
 	bursts           [maxBurst + 1]uint64
 	steps            [6]pool // connect, describe, setup, play, first, all
@@ -144,6 +145,11 @@ func (t *tally) take(sessions []*session, readers []*reader) {
 		for _, s := range sessions {
 			if s.extra && s.pair < 0 {
 				delays(s, counted, &t.added)
+				var came []seen
+				for _, tr := range s.tracks {
+					came = append(came, tr.came...)
+				}
+				queue(came, len(counted), t.gbps, &t.raw)
 			}
 		}
 	}
@@ -264,6 +270,25 @@ func delays(direct *session, sessions []*session, into *pool) {
 					into.add(float64(p.at-was) / 1e6)
 				}
 			}
+		}
+	}
+}
+
+// queue adds how much later the viewers would get packets from a raw loop of that
+// throughput which sends to all what has come, and begins at once.
+func queue(came []seen, viewers int, gbps float64, into *pool) {
+	const parts = 16 // of the viewers, one after the other
+	slices.SortFunc(came, func(a, b seen) int { return cmp.Compare(a.at, b.at) })
+	free := 0.
+	for _, p := range came {
+		if gbps == 0 {
+			return
+		}
+		at := float64(p.at-came[0].at) / 1e6
+		free = max(free, at)
+		for range parts {
+			free += float64(8*p.size*viewers) / gbps / 1e6 / parts
+			into.add(free - at)
 		}
 	}
 }
