@@ -40,6 +40,7 @@ var (
 	Steady = Rule{"steadier", "smaller bursts and gaps than the upstream's: receivers lose less (RFC 2326 does not prescribe pacing)"}
 	Sooner = Rule{"sooner", "the answer or the silence came earlier than from the upstream"}
 	Once   = Rule{"did not come back", "the point was held again, alone on the machine, and agreed: the moment, not the shim"}
+	Kept   = Rule{"kept alive", "the upstream had closed a connection without requests; signs of life sent for its session kept it open"}
 	Whole  = Rule{"fewer lost", "packets that the direct run lost, repeated or misordered were right here"}
 )
 
@@ -129,6 +130,7 @@ func orHeld(failure string) string {
 type differ struct {
 	a, b  *talk.Recording
 	found []Difference
+	kept  []string // connections that the upstream had closed and the shim had not
 }
 
 func (d *differ) add(x Difference) { d.found = append(d.found, x) }
