@@ -93,3 +93,45 @@ func (s *short) finish() {
 		}
 	}
 }
+
+// A pump that has more to send than it can still receives: what it relays gets
+// through while all its Streams are behind.
+func TestFullPumpReceives(t *testing.T) {
+	const streams = 300
+	e := open(t, engine.Config{Pumps: 1, Plain: true, BurstLimit: 8, CycleTime: 10 * time.Second, Memory: 2 << 30})
+	f := movie(t, e, "h264-bframes-aac.mp4")
+	sink, relayed := newTrip(t, e, v4, v4), newTrip(t, e, v4, v4)
+	var all []*engine.Stream
+	for range streams {
+		v := newViewer(t, f)
+		for i := range v.spec.Tracks {
+			v.spec.Tracks[i].Relay = sink.Relay
+		}
+		v.spec.Base = time.Now().Add(-f.Duration) // all is due
+		s, err := e.OpenStream(v.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	for _, s := range all {
+		if err := s.Primed(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range all {
+		if err := s.Start(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for seq := range 5 {
+		p := rtp(seq, 200)
+		relayed.upstream.send(0, relayed.toClient[0], p)
+		relayed.client.want(0, p, relayed.toUpstream[0])
+	}
+	for n, s := range all {
+		if s.State()[0].Ended {
+			t.Fatalf("stream %d is over: the pump had nothing else to do", n)
+		}
+	}
+}

@@ -70,11 +70,11 @@ func (u *udpSink) report(l *line) {
 	}
 }
 
-// streams sends what is due of some Streams; more says that others are due. Time
+// streams sends what is due of some Streams; the wheel knows of the others. Time
 // is cut into slots: what is due in one leaves together at its beginning, up to a
 // slot early. So many Streams share a system call and a wake-up, and their
 // packets find the kernel's caches warm.
-func (u *udpSink) streams(now time.Duration) (more bool) {
+func (u *udpSink) streams(now time.Duration) {
 	u.wheel.advance(now)
 	u.line = nil
 	until := (now/u.slot+1)*u.slot - 1
@@ -97,7 +97,6 @@ func (u *udpSink) streams(now time.Duration) (more bool) {
 			u.wheel.add(s, at)
 		}
 	}
-	return u.wheel.due.first != nil
 }
 
 // settle follows the Batch's Flush: nothing that was sent is needed any more.
