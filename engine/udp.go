@@ -28,6 +28,7 @@ type udpSink struct {
 	late    wire.Histogram
 	headers [][28]byte
 	header  int
+	image   image // of a Stream over TCP
 
 	line *line // that sends now
 	conn wire.Conn
@@ -85,8 +86,15 @@ func (u *udpSink) streams(now time.Duration) {
 		}
 		u.busy++
 		s.mu.Lock()
-		at, again := s.run(now, until, u.limit, u)
-		if s.over || s.passed() > s.source.spent {
+		var at time.Duration
+		var again, slow bool
+		if s.tcp != nil {
+			at, again = s.write(now, &u.image)
+			slow = s.tcp.slow
+		} else {
+			at, again = s.run(now, until, u.limit, u)
+		}
+		if !slow && (s.over || s.passed() > s.source.spent) {
 			u.turn = append(u.turn, s)
 		}
 		s.mu.Unlock()
