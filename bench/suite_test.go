@@ -247,12 +247,12 @@ func coldMovies(t *testing.T) (dir string) {
 // demoMovie is our demo server with the movie of 2 Mbit/s.
 func demoMovie(t *testing.T) []Server {
 	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
-	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+dir)}, "movie.mp4", "--movies", dir)
+	return both(t, testbed.Upstream{Name: "demo", Addr: testbed.StartChild(t, "demo "+dir)}, "movie.mp4", "--movies", dir)
 }
 
 func demoCold(t *testing.T) []Server {
 	dir := coldMovies(t)
-	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+dir)}, "movie%d.mp4", "--movies", dir, "--memory", "2048")
+	return both(t, testbed.Upstream{Name: "demo", Addr: testbed.StartChild(t, "demo "+dir)}, "movie%d.mp4", "--movies", dir, "--memory", "2048")
 }
 
 func gst(t *testing.T) []Server {
@@ -273,7 +273,7 @@ func gortsplibServer(t *testing.T) []Server { return gortsplibLive(t, 5000) }
 func gortsplibSmall(t *testing.T) []Server { return gortsplibLive(t, 2000) }
 
 func gortsplibLive(t *testing.T, kbps int) []Server {
-	up := testbed.Upstream{Name: "gortsplib", Addr: startChild(t, "gortsplib")}
+	up := testbed.Upstream{Name: "gortsplib", Addr: testbed.StartChild(t, "gortsplib")}
 	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, fmt.Sprintf("live%d.mp4", kbps), kbps, 30), testbed.TCP)
 	return both(t, up, "live", "--live", "auto")
 }
@@ -281,54 +281,22 @@ func gortsplibLive(t *testing.T, kbps int) []Server {
 // thin is our demo server with a movie of sound alone.
 func thin(t *testing.T) []Server {
 	movie := makeMovie(t, "sound.mp4", 0, 120)
-	return both(t, testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+filepath.Dir(movie))}, "sound.mp4", "--movies", filepath.Dir(movie))
+	return both(t, testbed.Upstream{Name: "demo", Addr: testbed.StartChild(t, "demo "+filepath.Dir(movie))}, "sound.mp4", "--movies", filepath.Dir(movie))
 }
 
-// startChild starts this test program again, as TestChild, and returns the
-// address it listens on.
-func startChild(t *testing.T, what string) (addr string) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestChild$")
-	cmd.Env = append(os.Environ(), "SHIM_BENCH_CHILD="+what)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
-	if _, err := fmt.Fscan(out, &addr); err != nil {
-		t.Fatal(err)
-	}
-	return addr
-}
-
-// TestChild is a server that the suite starts, until stdin ends.
+// TestChild is a server that the suite starts.
 func TestChild(t *testing.T) {
-	what, dir, _ := strings.Cut(os.Getenv("SHIM_BENCH_CHILD"), " ")
-	switch what {
-	case "gortsplib":
-		fmt.Println(testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr)
-	case "demo":
-		s, err := demo.Start(demo.Config{Movies: os.DirFS(dir), Logger: quiet})
-		if err != nil {
-			t.Fatal(err)
+	testbed.BeChild(t, func(t *testing.T, what string) string {
+		if dir, is := strings.CutPrefix(what, "demo "); is {
+			s, err := demo.Start(demo.Config{Movies: os.DirFS(dir), Logger: quiet})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Close() })
+			return s.Addr()
 		}
-		defer func() { _ = s.Close() }()
-		fmt.Println(s.Addr())
-	default:
-		t.Skip("only the suite starts it")
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
+		return testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr
+	})
 }
 
 // hogCPUs keeps every core busy until the test ends.

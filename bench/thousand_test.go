@@ -51,7 +51,7 @@ func TestThousand(t *testing.T) {
 var engineTotals = regexp.MustCompile(`msg=engine .*streams=(\d+) .*underruns=(\d+) `)
 
 func holdsThousand(t *testing.T, dir, path string, cfg Config, flags ...string) {
-	up := testbed.Upstream{Name: "demo", Addr: startChild(t, "demo "+dir)}
+	up := testbed.Upstream{Name: "demo", Addr: testbed.StartChild(t, "demo "+dir)}
 	shim := testbed.StartShim(t, up, append([]string{"--movies", dir}, flags...)...)
 	pid, err := listener(netip.MustParseAddrPort(up.Addr))
 	if err != nil {

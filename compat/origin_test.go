@@ -1,13 +1,8 @@
 package compat_test
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +17,8 @@ import (
 	"github.com/bluenviron/gortsplib/v5/pkg/liberrors"
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
+
+	"rtspshim/internal/testbed"
 )
 
 // origin is an upstream to compare with: gortsplib's server, given a movie or
@@ -69,54 +66,18 @@ type viewer struct {
 // has races that must not count as ours, and returns its URL.
 func startOrigin(t *testing.T, movie bool, user string) string {
 	t.Helper()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kind := map[bool]string{true: "movie", false: "live"}[movie]
-	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), asOrigin+"="+kind+" "+user, "GORACE=exitcode=0")
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	stop, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = stop.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("origin: %v\n%s", err, said.String())
-		}
+	return testbed.StartChild(t, fmt.Sprintf("%v %s", movie, user))
+}
+
+func TestChild(t *testing.T) {
+	testbed.BeChild(t, func(t *testing.T, what string) string {
+		movie, user, _ := strings.Cut(what, " ")
+		return serveOrigin(t, movie == "true", user)
 	})
-	url, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("origin: %v", err)
-	}
-	return strings.TrimSpace(url)
 }
 
-const asOrigin = "COMPAT_TEST_ORIGIN" // "movie user" or "live user", in the environment
-
-func TestMain(m *testing.M) {
-	if kind, user, ok := strings.Cut(os.Getenv(asOrigin), " "); ok {
-		if err := serveOrigin(kind == "movie", user); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// serveOrigin prints its URL and serves until its standard input ends.
-func serveOrigin(movie bool, user string) error {
+// serveOrigin serves until the test ends, and returns its URL.
+func serveOrigin(t *testing.T, movie bool, user string) string {
 	o := &origin{movie: movie, user: user, viewers: map[*gortsplib.ServerSession]*viewer{}, waiting: map[string]*viewer{}}
 	var err error
 	for range 50 {
@@ -129,25 +90,25 @@ func serveOrigin(movie bool, user string) error {
 		}
 	}
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
 	if !movie {
 		v, err := o.newViewer()
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		o.live = v
 		v.end = 1 << 30
 		v.start()
 	}
-	fmt.Printf("rtsp://%s/stream\n", o.server.RTSPAddress)
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	o.server.Close()
-	if o.live != nil {
-		o.live.halt()
-	}
-	o.group.Wait()
-	return nil
+	t.Cleanup(func() {
+		o.server.Close()
+		if o.live != nil {
+			o.live.halt()
+		}
+		o.group.Wait()
+	})
+	return "rtsp://" + o.server.RTSPAddress + "/stream"
 }
 
 func (o *origin) newViewer() (*viewer, error) {

@@ -377,8 +377,25 @@ func (s *session) controls(track uint32) int {
 	return 0
 }
 
-// play answers a PLAY before the first packet goes out.
+// play answers a PLAY before the first packet goes out, or late.
 func (c *conn) play(req *base.Request, s *session, named string, track uint32, now time.Time) {
+	var late time.Duration
+	if f := c.srv.cfg.Faults.Late; f != nil {
+		late = f(req.URL.String())
+	}
+	response := c.started(req, s, named, track, now, late > 0)
+	if late == 0 {
+		return
+	}
+	select {
+	case <-time.After(late):
+		c.send(response, true)
+	case <-c.gone:
+	}
+}
+
+// started starts a session, and answers if the answer is not late.
+func (c *conn) started(req *base.Request, s *session, named string, track uint32, now time.Time, late bool) []byte {
 	s.lock()
 	defer s.unlock()
 	status := s.controls(track)
@@ -387,12 +404,16 @@ func (c *conn) play(req *base.Request, s *session, named string, track uint32, n
 		status, answer = 200, append(answer, s.started(req, track, now)...)
 	}
 	response := c.response(req, status, answer...)
-	if s.live == nil {
+	switch {
+	case late:
+		s.poke()
+	case s.live == nil:
 		c.send(response, true)
 		s.poke()
-	} else if !c.send(response, false) { // nobody waits for one reader
+	case !c.send(response, false): // nobody waits for one reader
 		c.close()
 	}
+	return response
 }
 
 // started starts the locked session and returns the header lines that say so.

@@ -68,6 +68,9 @@ type Faults struct {
 	// Delay is how long a request waits before it is looked at. Packets flow on.
 	Delay func(method, uri string) time.Duration
 
+	// Late is how long the answer to a PLAY waits while its packets flow.
+	Late func(uri string) time.Duration
+
 	// Answer may change the bytes of a response.
 	Answer func(method string, response []byte) []byte
 

@@ -20,54 +20,76 @@ import (
 // TestSetUpLatency measures what the shim adds until a stream plays: connection,
 // OPTIONS, DESCRIBE, SETUP over UDP and PLAY.
 func TestSetUpLatency(t *testing.T) {
-	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
-	defer publishPackets(t, lib, "/live", 100)()
-	shim := testbed.StartShim(t, lib.Upstream)
+	lib := testbed.Upstream{Name: "gortsplib", Addr: testbed.StartChild(t, "gortsplib")}
+	shim := testbed.StartShim(t, lib)
 	rtp, rtcp := testbed.UDPPair(t, "127.0.0.1")
 	defer rtp.Close()  //nolint:errcheck // only holds the port
 	defer rtcp.Close() //nolint:errcheck // only holds the port
 	port := rtp.LocalAddr().(*net.UDPAddr).Port
-	once := func(addr string) time.Duration {
+	requests := []string{"OPTIONS", "DESCRIBE", "SETUP", "PLAY"}
+	once := func(addr string) (took [5]time.Duration) { // to each answer, from the one before; in all
 		url := "rtsp://" + addr + "/live"
 		began := time.Now()
 		c := dialRaw(t, addr)
 		defer c.Close() //nolint:errcheck // its end is not measured
-		session := ""
-		for i, request := range []string{"OPTIONS " + url, "DESCRIBE " + url, "SETUP " + url + "/trackID=0", "PLAY " + url + "/"} {
-			more := ""
-			switch i {
-			case 2:
-				more = fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d\r\n", port, port+1)
-			case 3:
-				more = "Session: " + session + "\r\n"
+		session, last := "", began
+		for i, method := range requests {
+			uri, more := url, ""
+			switch method {
+			case "SETUP":
+				uri, more = url+"/trackID=0", fmt.Sprintf("Transport: RTP/AVP;unicast;client_port=%d-%d\r\n", port, port+1)
+			case "PLAY":
+				uri, more = url+"/", "Session: "+session+"\r\n"
 			}
-			c.send(fmt.Sprintf("%s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", request, i, more))
+			c.send(fmt.Sprintf("%s %s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", method, uri, i, more))
 			answer := c.next(5 * time.Second)
 			if !strings.HasPrefix(answer, "RTSP/1.0 200") {
-				t.Fatalf("%s: %q", request, answer)
+				t.Fatalf("%s: %q", method, answer)
 			}
 			session = sessionOf(answer)
+			now := time.Now()
+			took[i], last = now.Sub(last), now
 		}
-		took := time.Since(began)
+		took[4] = last.Sub(began)
 		c.send(fmt.Sprintf("TEARDOWN %s/ RTSP/1.0\r\nCSeq: 5\r\nSession: %s\r\n\r\n", url, session))
 		c.next(5 * time.Second)
 		return took
 	}
-	var direct, shimmed []time.Duration
-	for i := range 320 {
-		d, s := once(lib.Addr), once(shim.Addr)
-		if i >= 20 { // warm
-			direct, shimmed = append(direct, d), append(shimmed, s)
+	added := time.Hour
+	for try := 0; try < 3 && added > time.Millisecond; try++ { // others may have had the processors
+		var direct, shimmed [5][]time.Duration
+		for i := range 320 {
+			d, s := once(lib.Addr), once(shim.Addr)
+			for step := range d {
+				if i >= 20 { // warm
+					direct[step], shimmed[step] = append(direct[step], d[step]), append(shimmed[step], s[step])
+				}
+			}
+		}
+		for step, method := range append(requests, "connection to PLAY") {
+			d, s := direct[step], shimmed[step]
+			added = at(s, 50) - at(d, 50)
+			t.Logf("%-18s directly p50 %v p90 %v; through the shim p50 %v p90 %v; added at the median %v",
+				method, at(d, 50), at(d, 90), at(s, 50), at(s, 90), added)
 		}
 	}
-	slices.Sort(direct)
-	slices.Sort(shimmed)
-	at := func(d []time.Duration, percent int) time.Duration { return d[len(d)*percent/100] }
-	t.Logf("connection to PLAY, five round trips: directly p50 %v p90 %v; through the shim p50 %v p90 %v; added at the median %v",
-		at(direct, 50), at(direct, 90), at(shimmed, 50), at(shimmed, 90), at(shimmed, 50)-at(direct, 50))
-	if added := at(shimmed, 50) - at(direct, 50); added > 2*time.Millisecond {
+	if added > time.Millisecond {
 		t.Errorf("the shim adds %v at the median", added)
 	}
+}
+
+func at(d []time.Duration, percent int) time.Duration {
+	slices.Sort(d)
+	return d[len(d)*percent/100].Round(time.Microsecond)
+}
+
+// TestChild is a server with a live stream.
+func TestChild(t *testing.T) {
+	testbed.BeChild(t, func(t *testing.T, _ string) string {
+		lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{})
+		t.Cleanup(publishPackets(t, lib, "/live", 100))
+		return lib.Addr
+	})
 }
 
 // viewers counts the packets of many UDP sessions, cheaply: of each it takes the

@@ -122,6 +122,10 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		return
 	case finished:
 		c.moves = true // a PLAY without Range means what the upstream says
+		s.keep(true)
+		return
+	case idle:
+		s.keep(true)
 		return
 	default:
 		if t.cfg.Refuse && !t.roomFor(s, ex.URI) {
@@ -133,6 +137,7 @@ func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 		t.readyInstant(s, ex.URI)
 		return
 	}
+	s.keep(true)
 	if c.rng == "" {
 		c.rng = formatNPT(s.position, s.end)
 		m.Add("Range", c.rng)
@@ -257,6 +262,7 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	s := c.s
 	start, end := playRange(c.rng, m)
 	if s.now() == finished && m.Get("RTP-Info") == "" {
+		s.keep(false)
 		return true // nothing plays
 	}
 	why := altered(m)

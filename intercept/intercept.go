@@ -140,9 +140,10 @@ const goodbyeTime = 300 * time.Millisecond
 // closeMedias closes relays once the upstream's goodbye has had its time.
 func (i *Interceptor) closeMedias(medias []*media) {
 	for _, m := range medias {
-		m.watch.hold(true)
+		m.watch.hold()
 		if m.relay != nil {
 			m.relay.Mute(true) // but for the goodbye
+			m.relay.Release()  // the client may take the ports again at once
 		}
 	}
 	i.work.Go(func() {

@@ -41,11 +41,12 @@ func (i *Interceptor) readyInstant(s *session, url string) {
 	s.start = new(instant)
 	s.mu.Unlock()
 	for _, m := range s.medias {
-		m.watch.hold(true)
+		m.watch.hold()
 		if m.relay != nil {
 			m.relay.Mute(true)
 		}
 	}
+	s.keep(true)
 }
 
 // startInstant follows the upstream's answer to that PLAY: if the session's group
@@ -81,6 +82,7 @@ func (i *Interceptor) startInstant(s *session, m *proxy.Message) {
 		}
 		s.correct(m, firsts)
 	}
+	s.keep(false)
 	s.mu.Lock()
 	s.start = &instant{begin, infos(s, m)}
 	s.mu.Unlock()

@@ -156,6 +156,7 @@ func (i *Interceptor) disconnectedLive(s *session) {
 // session's turn; plays says that the upstream plays already.
 func (i *Interceptor) restore(s *session, plays bool, why string) {
 	if !plays {
+		s.keep(true)
 		if failed := i.replay(s, ""); failed != "" {
 			i.log.Error("upstream does not go on", "session", s.short(), "err", failed)
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -190,6 +191,37 @@ func TestLivePause(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A viewer resumes, and packets come before the answer: it gets those, too.
+func TestLiveResumesLate(t *testing.T) {
+	t.Parallel()
+	for _, tcp := range []bool{false, true} {
+		t.Run(map[bool]string{true: "tcp", false: "udp"}[tcp], func(t *testing.T) {
+			t.Parallel()
+			var late atomic.Bool
+			_, addr, i := liveShim(t, func(d *demo.Config) {
+				d.Faults.Late = func(string) time.Duration {
+					if late.Load() {
+						return 300 * time.Millisecond
+					}
+					return 0
+				}
+			})
+			v := liveViewers(t, addr, 2, tcp)[1]
+			joined(t, i, 2)
+			v.must("PAUSE", v.url)
+			was := v.count()
+			late.Store(true)
+			a := v.must("PLAY", v.url)
+			v.more(3)
+			for m, list := range v.recorded() {
+				if next := list[was[m]]; !strings.Contains(a.header.Get("Rtp-Info"), fmt.Sprintf("seq=%d", next.seq)) {
+					t.Errorf("media %d: begins at %d, announced was %q", m, next.seq, a.header.Get("Rtp-Info"))
+				}
+			}
+		})
+	}
 }
 
 // A lead's connection is cut: others go on, and see no gap where the

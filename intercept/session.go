@@ -1,6 +1,8 @@
 package intercept
 
 import (
+	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -47,6 +49,24 @@ type media struct {
 	channels *counters // tcp only
 	channel  [2]uint8  // tcp only: RTP, RTCP
 	watch    *watch
+}
+
+// send passes RTP packets on to the client.
+func (m *media) send(packets [][]byte) {
+	switch m.path {
+	case "udp":
+		for _, p := range packets {
+			m.relay.Send(relay.RTP, p)
+		}
+	case "tcp":
+		frames := make(net.Buffers, 0, 2*len(packets))
+		for _, p := range packets {
+			head := []byte{'$', m.channel[relay.RTP], 0, 0}
+			binary.BigEndian.PutUint16(head[2:], uint16(len(p)))
+			frames = append(frames, head, p)
+		}
+		_ = m.tap.conn.WriteFrames(frames) // an error ends the connection anyway
+	}
 }
 
 // counters count a Media's interleaved frames.

@@ -384,6 +384,7 @@ func (i *Interceptor) report(m *media, moved bool) engine.Report {
 
 func (i *Interceptor) start(s *session, stream *engine.Stream, after []*engine.Place, why string) error {
 	s.become(playing, stream, why)
+	s.keep(false)
 	for n, m := range s.medias {
 		m.watch.count(func() (rtp, packets, octets uint32) { return stream.Counts(n) })
 	}
@@ -545,7 +546,7 @@ func (i *Interceptor) handBack(s *session, why string) {
 func (s *session) holdBack(ctx context.Context) error {
 	hold := func() {
 		for _, m := range s.medias {
-			m.watch.hold(true)
+			m.watch.hold()
 		}
 	}
 	if s.medias[0].path == "tcp" {
@@ -561,10 +562,17 @@ func (s *session) holdBack(ctx context.Context) error {
 	return nil
 }
 
+// keep keeps what is held back from now on, for pass.
+func (s *session) keep(on bool) {
+	for _, m := range s.medias {
+		m.watch.keep(on)
+	}
+}
+
 // pass lets the upstream's packets through again.
 func (s *session) pass() {
 	for _, m := range s.medias {
-		m.watch.hold(false)
+		m.watch.pass(m.send)
 		if m.relay != nil {
 			m.relay.Mute(false)
 		}

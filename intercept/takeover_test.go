@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -177,6 +178,61 @@ func pauseAndSeek(t *testing.T, upstream, dir, path string, tcp bool) {
 	v.unbroken(zero)
 	v.must("TEARDOWN", v.url)
 }
+
+// Packets that overtake the answer to their PLAY are not lost to a viewer who is
+// relayed from there on: the answer names packets that the movie has not, or none.
+func TestPacketsBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
+	for name, bend := range map[string]func(string) string{
+		"another timestamp": func(info string) string { return rtptime.ReplaceAllString(info, "$1") },
+		"nothing named":     func(string) string { return "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			each(t, func(t *testing.T, tcp bool) {
+				var bent atomic.Bool
+				up := upstream(t, func(d *demo.Config) {
+					d.Faults.Late = func(string) time.Duration {
+						if bent.Load() {
+							return 300 * time.Millisecond
+						}
+						return 0
+					}
+					d.Faults.Answer = func(method string, b []byte) []byte {
+						if method != "PLAY" || !bent.Load() {
+							return b
+						}
+						return infoLine.ReplaceAllFunc(b, func(line []byte) []byte { return []byte(bend(string(line))) })
+					}
+				})
+				addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+				v := newViewer(t, addr, "/h264-bframes-aac.mp4", tcp)
+				v.must("PLAY", v.url, "Range: npt=0-")
+				takenOver(t, i)
+				v.more(5)
+				v.must("PAUSE", v.url)
+				n := v.count()
+				bent.Store(true)
+				v.must("PLAY", v.url, ranged(5))
+				if s := i.Status()[0]; s.Path != "relay" {
+					t.Errorf("%+v", s)
+				}
+				bent.Store(false)
+				v.more(10)
+				v.unbroken(make([]int, len(n)))
+				direct := newViewer(t, up.Addr(), "/h264-bframes-aac.mp4", true)
+				direct.must("PLAY", direct.url, ranged(5))
+				direct.more(10)
+				v.sameAs(direct, n, make([]int, len(n)), true, 10)
+			})
+		})
+	}
+}
+
+var (
+	infoLine = regexp.MustCompile(`RTP-Info: [^\r]*\r\n`)
+	rtptime  = regexp.MustCompile(`(rtptime=\d*)\d`)
+)
 
 // takenOver waits until the engine sends for the only session.
 func takenOver(t *testing.T, i *Interceptor) {

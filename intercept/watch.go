@@ -1,7 +1,9 @@
 package intercept
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +22,7 @@ type watch struct {
 	mu      sync.Mutex
 	feed    feed   // whoever else looks at the packets
 	held    bool   // packets are held back
+	kept    *kept  // of those, while a PLAY is on its way; nil otherwise
 	seen    bool   // something came: up, ssrc, upTime hold
 	passed  bool   // something was passed on: last holds
 	up      uint16 // sequence number of the upstream's last packet
@@ -71,23 +74,75 @@ func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 			w.up, w.seen = seq, true
 		}
 		if w.held {
+			w.kept.add(p)
 			continue
 		}
-		if w.again {
-			w.followOn(seq)
-		}
-		if w.shift != (shift{}) {
-			seq += w.shift.seq
-			binary.BigEndian.PutUint16(p[2:], seq)
-			binary.BigEndian.PutUint32(p[4:], binary.BigEndian.Uint32(p[4:])+w.shift.time)
-		}
-		if !w.passed || int16(seq-w.last) > 0 {
-			w.last, w.passed = seq, true
-		}
-		w.packets++
-		w.octets += uint32(len(p) - 12)
+		w.renumber(p)
 	}
 	return !w.held
+}
+
+// renumber edits a packet that is passed on, and counts it.
+func (w *watch) renumber(p []byte) {
+	seq := binary.BigEndian.Uint16(p[2:])
+	if w.again {
+		w.followOn(seq)
+	}
+	if w.shift != (shift{}) {
+		seq += w.shift.seq
+		binary.BigEndian.PutUint16(p[2:], seq)
+		binary.BigEndian.PutUint32(p[4:], binary.BigEndian.Uint32(p[4:])+w.shift.time)
+	}
+	if !w.passed || int16(seq-w.last) > 0 {
+		w.last, w.passed = seq, true
+	}
+	w.packets++
+	w.octets += uint32(len(p) - 12)
+}
+
+// kept is copies of packets that may have overtaken the answer to a PLAY: over
+// UDP nothing holds them behind it, and some servers send them first over TCP.
+type kept struct {
+	packets [][]byte
+	octets  int
+}
+
+const maxKept = 1 << 20 // octets of a Media; what a server sends at once is less
+
+func (k *kept) add(p []byte) {
+	if k != nil && k.octets+len(p) <= maxKept {
+		k.packets = append(k.packets, bytes.Clone(p))
+		k.octets += len(p)
+	}
+}
+
+// keep has packets that are held back from now on kept until pass, or until it
+// is certain that nobody wants them.
+func (w *watch) keep(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.kept = nil; on && w.held {
+		w.kept = &kept{}
+	}
+}
+
+// pass lets packets through again, after send has had those that were kept.
+func (w *watch) pass(send func(packets [][]byte)) {
+	for {
+		w.mu.Lock()
+		if w.kept == nil || len(w.kept.packets) == 0 {
+			w.held, w.kept = false, nil
+			w.mu.Unlock()
+			return
+		}
+		packets := w.kept.packets
+		w.kept = &kept{}
+		for _, p := range packets {
+			w.renumber(p)
+		}
+		w.mu.Unlock()
+		send(packets)
+	}
 }
 
 const (
@@ -170,11 +225,11 @@ func (w *watch) observe(r *relay.Relay) {
 	})
 }
 
-// hold holds packets back, or passes them again.
-func (w *watch) hold(on bool) {
+// hold holds packets back until pass.
+func (w *watch) hold() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held = on
+	w.held = true
 }
 
 // setFeed shows the packets of all Medias to feed from now on; nil ends it.
@@ -205,7 +260,11 @@ func (w *watch) shifted() shift {
 func (w *watch) shiftTo(time uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.shift = shift{w.last - w.up, time}
+	up := w.up
+	if w.kept != nil && len(w.kept.packets) > 0 {
+		up = binary.BigEndian.Uint16(w.kept.packets[0][2:]) - 1
+	}
+	w.shift = shift{w.last - up, time}
 }
 
 // follow has the upstream's next packet, whose numbers are not known yet, follow
@@ -239,10 +298,15 @@ func (w *watch) retime(time uint32) {
 }
 
 // next has the upstream's packet of that number follow the last one, unless
-// one has come already.
+// one has come already. Kept ones before it are of another PLAY.
 func (w *watch) next(seq uint16) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.kept != nil {
+		w.kept.packets = slices.DeleteFunc(w.kept.packets, func(p []byte) bool {
+			return int16(binary.BigEndian.Uint16(p[2:])-seq) < 0
+		})
+	}
 	if w.last == w.halted {
 		w.shift.seq = w.last + 1 - seq
 	}

@@ -40,6 +40,7 @@ var (
 	Steady = Rule{"steadier", "smaller bursts and gaps than the upstream's: receivers lose less (RFC 2326 does not prescribe pacing)"}
 	Sooner = Rule{"sooner", "the answer or the silence came earlier than from the upstream"}
 	Once   = Rule{"did not come back", "the point was held again, alone on the machine, and agreed: the moment, not the shim"}
+	Kept   = Rule{"kept alive", "the upstream had closed a connection without requests; signs of life sent for its session kept it open"}
 	Whole  = Rule{"fewer lost", "packets that the direct run lost, repeated or misordered were right here"}
 )
 
@@ -129,6 +130,7 @@ func orHeld(failure string) string {
 type differ struct {
 	a, b  *talk.Recording
 	found []Difference
+	kept  []string // connections that the upstream had closed and the shim had not
 }
 
 func (d *differ) add(x Difference) { d.found = append(d.found, x) }
@@ -244,7 +246,10 @@ func weigh(x Difference, spread float64) (Finding, bool) {
 	return f, true
 }
 
-// spreads is, by kind, the largest difference between two direct runs.
+// spreads is, by kind, the largest difference between two direct runs. Of a live
+// stream those of one round alone have heard the same; a movie is the same every
+// time, and runs that began together met its server at the same point of
+// whatever it does at intervals.
 func spreads(rounds []Round) map[string]float64 {
 	out := map[string]float64{}
 	for i := range rounds {
@@ -254,7 +259,8 @@ func spreads(rounds []Round) map[string]float64 {
 					if a == b {
 						continue
 					}
-					for _, x := range compare(a, b, i == j && shape(a) == shape(b)) {
+					same := i == j || a.Duration > 0 && b.Duration > 0
+					for _, x := range compare(a, b, same && shape(a) == shape(b)) {
 						out[x.kind()] = max(out[x.kind()], x.Size)
 					}
 				}

@@ -190,3 +190,23 @@ func TestOnce(t *testing.T) {
 		t.Error("found more")
 	}
 }
+
+// A connection that the upstream closes after a minute without requests may stay
+// open through the shim; one that it closes sooner may not.
+func TestKept(t *testing.T) {
+	held := func(silence time.Duration, open bool) *talk.Recording {
+		last := &talk.Exchange{Title: "TEARDOWN url", Conn: "A", SentAt: silence, Outcome: talk.Closed}
+		end := talk.End{Conn: "A", State: "closed"}
+		if open {
+			last.Outcome, last.Answer, end.State = talk.Answered, talk.ParseMessage([]byte("RTSP/1.0 200 OK\r\n\r\n")), "open"
+		}
+		return &talk.Recording{Exchanges: []*talk.Exchange{{Title: "PLAY url", Conn: "A", Outcome: talk.Closed}, last}, Ends: []talk.End{end}}
+	}
+	for silence, want := range map[time.Duration]Verdict{time.Minute: Allowed, 20 * time.Second: Different} {
+		closed := held(silence, false)
+		found := Judge([]Round{{Direct: []*talk.Recording{closed, held(silence, false)}, Shim: held(silence, true)}})
+		if Worst(found) != want || len(found) != 2 {
+			t.Errorf("after %v: %+v", silence, found)
+		}
+	}
+}

@@ -7,9 +7,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"rtspshim/compat/talk"
 )
+
+// idle is how long a connection goes without requests before servers may take
+// it for dead: 60 s is what RFC 2326 12.37 gives a session.
+const idle = 55 * time.Second
 
 // answerSlack is by how much an answer may come later than the upstream's: a
 // hop through user space on a busy machine.
@@ -62,7 +67,12 @@ func first(e *talk.Exchange) string {
 
 func (d *differ) exchange(label string, a, b *talk.Exchange, na, nb *normal) {
 	if a.Outcome != b.Outcome {
-		d.text(Signalling, label, "outcome", outcome(a), outcome(b))
+		x := Difference{Where: label, What: "outcome", Class: Signalling, A: outcome(a), B: outcome(b), Size: 1}
+		if d.a.Idle(a) >= idle && a.Outcome == talk.Closed && b.Status()/100 == 2 {
+			x.Rule = &Kept
+			d.kept = append(d.kept, a.Conn)
+		}
+		d.add(x)
 		return
 	}
 	if a.Answer == nil || b.Answer == nil {
@@ -278,8 +288,13 @@ func trimmed(line string) string {
 // ends compares how each connection was left.
 func (d *differ) ends() {
 	for i, a := range d.a.Ends {
-		if i < len(d.b.Ends) {
-			d.text(Signalling, "at the end", "connection "+a.Conn, a.State, d.b.Ends[i].State)
+		if i >= len(d.b.Ends) || a.State == d.b.Ends[i].State {
+			continue
 		}
+		x := Difference{Where: "at the end", What: "connection " + a.Conn, Class: Signalling, A: a.State, B: d.b.Ends[i].State, Size: 1}
+		if slices.Contains(d.kept, a.Conn) {
+			x.Rule = &Kept
+		}
+		d.add(x)
 	}
 }

@@ -42,6 +42,20 @@ type Exchange struct {
 	Ranged  bool   // the request had a Range
 }
 
+// Idle is how long e's connection had had no request before it.
+func (r *Recording) Idle(e *Exchange) time.Duration {
+	var last time.Duration
+	for _, before := range r.Exchanges {
+		if before == e {
+			break
+		}
+		if before.Conn == e.Conn && before.Outcome != Unasked {
+			last = before.SentAt
+		}
+	}
+	return e.SentAt - last
+}
+
 // Status is the answer's code, 0 without one.
 func (e *Exchange) Status() int {
 	if e.Answer == nil {

@@ -27,6 +27,7 @@ type Target struct {
 	Connect string        // host:port to connect to, "" for the URL's own
 	User    *url.Userinfo // nil: no credentials
 	Publish string        // URL that may be published to, "" for none
+	Late    time.Duration // how long every request is on its way
 }
 
 // Bounds keep a conversation finite whatever the server does. Zeros are useful.
@@ -327,6 +328,7 @@ func (c *conn) challenge(m *Message) bool {
 func (c *conn) exchange(e *Exchange) {
 	c.drain()
 	e.SentAt = c.talk.now()
+	time.Sleep(c.talk.target.Late)
 	if err := c.put(e.Sent); err != nil {
 		e.Note = "write: " + err.Error()
 	}
@@ -347,6 +349,7 @@ func (c *conn) release() {
 		all = append(all, e.Sent...)
 	}
 	sent := c.talk.now()
+	time.Sleep(c.talk.target.Late)
 	err := c.put(all)
 	for _, e := range c.held {
 		e.SentAt = sent

@@ -233,6 +233,14 @@ func (r *Relay) Mute(on bool) { r.muted.Store(on) }
 // passed on or held back: after Mute, nothing of the upstream's follows.
 func (r *Relay) Sync() { r.spec.Pump.Sync() }
 
+// Send passes on to the client a packet of the upstream's that was held back. It
+// must not be called after Close.
+func (r *Relay) Send(kind int, packet []byte) {
+	if to := r.route.Load().client[kind]; to != nil {
+		r.spec.Server.conns[kind].Send(to, packet)
+	}
+}
+
 // Outlet is where packets to the client go that are not the upstream's: through
 // the socket the Relay sends from, to where it sends, counted as Stats.Own. It
 // changes with SetClient; the Dest is nil where the client takes none. It may be
@@ -240,6 +248,11 @@ func (r *Relay) Sync() { r.spec.Pump.Sync() }
 func (r *Relay) Outlet(kind int) (wire.Conn, *wire.Dest) {
 	return r.spec.Server.conns[kind], r.route.Load().own[kind]
 }
+
+// Release gives the client's addresses free for another Relay: what comes from
+// there is no longer this one's. What comes from the upstream is passed on until
+// Close.
+func (r *Relay) Release() { r.spec.Server.unregister(r.entry) }
 
 // Close ends the Relay and closes its own sockets. When it returns, no Observer
 // runs any more and nothing more is sent. It waits for the pumps' current ticks.

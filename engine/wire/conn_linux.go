@@ -124,6 +124,16 @@ func (c *fastConn) Local() netip.AddrPort { return c.local }
 func (c *fastConn) Lost() uint64          { return c.lost.Load() }
 func (c *fastConn) Close() error          { return os.NewSyscallError("close", unix.Close(c.fd)) }
 
+func (c *fastConn) Send(d *Dest, packet []byte) {
+	sa, err := sockaddr(d.addr)
+	for i := 0; sa != nil && i <= sendRepeats; i++ { // an earlier datagram's ICMP error fails one send
+		if err = unix.Sendto(c.fd, packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, sa); err == nil {
+			break
+		}
+	}
+	d.count(len(packet), err)
+}
+
 // inboxSys are the headers recvmmsg fills, one for each slot, pointing into it.
 type inboxSys struct {
 	hdrs  []mmsghdr

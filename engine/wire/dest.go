@@ -38,3 +38,13 @@ func NewDest(to netip.AddrPort, t *Tally) *Dest {
 
 // Addr is the destination's address, never an IPv4-mapped one.
 func (d *Dest) Addr() netip.AddrPort { return d.addr }
+
+// count notes what became of one datagram.
+func (d *Dest) count(size int, err error) {
+	if err != nil {
+		d.tally.Dropped.Add(1)
+		return
+	}
+	d.tally.Packets.Add(1)
+	d.tally.Bytes.Add(uint64(size))
+}

@@ -55,6 +55,11 @@ func (c *plainConn) Failures(func(to netip.AddrPort, e error)) {}
 func (c *plainConn) Lost() uint64                              { return 0 }
 func (c *plainConn) Close() error                              { return c.udp.Close() }
 
+func (c *plainConn) Send(d *Dest, packet []byte) {
+	_, err := c.udp.WriteToUDPAddrPort(packet, d.addr)
+	d.count(len(packet), err)
+}
+
 func (c *plainConn) Recv(in *Inbox) ([]Message, error) {
 	first := in.next
 	for in.next < min(len(in.msgs), first+recvMessages) {

@@ -129,7 +129,7 @@ func (n *Net) refused(e *SegmentError) {
 }
 
 // Conn is one bound UDP socket. Recv and Failures belong to the pump that
-// polls it; any pump may send through it.
+// polls it; anybody may send through it.
 type Conn interface {
 	// Local is the bound address.
 	Local() netip.AddrPort
@@ -138,6 +138,10 @@ type Conn interface {
 	// slots of in: up to 32 Messages, none if nothing waits. They stay valid
 	// until in.Reset.
 	Recv(in *Inbox) ([]Message, error)
+
+	// Send sends one datagram at once; a Batch is for many. One that the kernel
+	// does not take counts as dropped.
+	Send(d *Dest, packet []byte)
 
 	// Failures calls fn for every ICMP error that came back for a datagram
 	// sent through this Conn, with the destination it was sent to.
