@@ -90,10 +90,8 @@ func (e *Engine) enter(s *Stream) error {
 		return fmt.Errorf("%w: network: %d bit/s in use, %d more wanted, of %d", ErrAdmission, e.used, s.bits, b)
 	}
 	e.used += s.bits
-	if s.tcp == nil {
-		s.pump = slices.MinFunc(e.pumps, func(a, b *pump) int { return cmp.Compare(a.plays.Load(), b.plays.Load()) })
-		s.pump.plays.Add(1)
-	}
+	s.pump = slices.MinFunc(e.pumps, func(a, b *pump) int { return cmp.Compare(a.plays.Load(), b.plays.Load()) })
+	s.pump.plays.Add(1)
 	e.streams[s] = struct{}{}
 	return nil
 }
@@ -102,9 +100,7 @@ func (e *Engine) enter(s *Stream) error {
 func (e *Engine) release(s *Stream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s.pump != nil {
-		s.pump.plays.Add(-1)
-	}
+	s.pump.plays.Add(-1)
 	e.used -= s.bits
 	e.underruns += s.underruns
 	delete(e.streams, s)

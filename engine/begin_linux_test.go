@@ -40,6 +40,8 @@ func TestBeginsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		v.await([]int{1, 0})
+		v.mu.Lock()
+		defer v.mu.Unlock()
 		return v, v.at[0][0].Sub(began)
 	}
 	name := func(i int) string { return filepath.Join(dir, fmt.Sprint(i, ".mp4")) }

@@ -52,8 +52,10 @@ type PumpStats struct {
 
 // pump is one thread that serves a set of sockets in ticks: it sleeps until one
 // of them is readable, lets packets gather, then receives from all that are
-// ready and sends everything that became of it. It runs at its own pace: a
-// flood of small arrivals makes fuller batches, not more wake-ups.
+// ready and sends everything that became of it, and what is due of Streams. It
+// runs at its own pace: a flood of small arrivals makes fuller batches, not more
+// wake-ups. With more to send than it can it still receives, since no tick sends
+// for more than turnStreams Streams.
 type pump struct {
 	name   string
 	poller wire.Poller
@@ -222,12 +224,9 @@ func (p *pump) run() {
 			wire.Sleep(time.Millisecond) // never a busy loop
 		}
 		now = time.Now()
-		for p.streams(now.Sub(p.epoch)) {
-			p.batch.Flush()
-			p.settle()
-			now = time.Now()
-		}
 		p.tick(events, now)
+		p.streams(time.Since(p.epoch))
+		p.deliver(len(events) > 0)
 		p.fanOut(now)
 	}
 	p.abandon()
@@ -277,13 +276,11 @@ func (p *pump) serve() bool {
 	return !stopped
 }
 
-// tick receives from all ready sockets and sends what their handlers answer,
-// and what Streams have added.
+// tick receives from all ready sockets.
 func (p *pump) tick(events []wire.Event, now time.Time) {
-	if len(events) == 0 && p.busy == 0 {
+	if len(events) == 0 {
 		return
 	}
-	p.stats.Ticks++
 	p.turns = p.turns[:0]
 	p.mu.Lock()
 	p.ticking = true
@@ -297,9 +294,17 @@ func (p *pump) tick(events []wire.Event, now time.Time) {
 	for i := range p.turns {
 		p.receive(&p.turns[i], now)
 	}
-	p.batch.Flush()
-	p.inbox.Reset()
-	p.settle()
+}
+
+// deliver sends what the handlers of what was received have answered, and what
+// Streams have added.
+func (p *pump) deliver(received bool) {
+	if received || p.busy > 0 {
+		p.stats.Ticks++
+		p.batch.Flush()
+		p.inbox.Reset()
+		p.settle()
+	}
 }
 
 // receive takes what one socket has, within limits: what remains keeps it ready

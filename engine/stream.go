@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"rtspshim/engine/hint"
+	"rtspshim/engine/live"
 	"rtspshim/engine/relay"
 	"rtspshim/engine/wire"
 )
@@ -32,11 +32,8 @@ type StreamSpec struct {
 	Done     func(error)   // called once, from the engine, when the Stream has ended by itself: nil at its end
 }
 
-// FrameWriter takes whole interleaved frames; it may block. They are on loan
-// until it returns.
-type FrameWriter interface {
-	WriteFrames(frames net.Buffers) error
-}
+// FrameWriter takes whole interleaved frames, on loan until it returns.
+type FrameWriter = live.Writer
 
 // Ahead is how far a Stream over TCP sends before packets are due: by Growth
 // for every second since Began, but at least by Lead and at most by Most. The
@@ -106,8 +103,8 @@ type Stream struct {
 	e    *Engine
 	spec StreamSpec
 	base time.Duration // Spec.Base, since the Engine's start
-	pump *pump         // UDP: sends it
-	tcp  *tcpSink      // TCP: likewise
+	pump *pump         // sends it
+	tcp  *tcpSink      // nil over UDP
 
 	source  source
 	arrived atomic.Bool // what the source asked for
@@ -170,7 +167,7 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 		s.source.slots[i].cycles = make([]hint.Cycle, len(s.lines))
 	}
 	if spec.TCP != nil {
-		s.tcp = newTCPSink(spec.TCP)
+		s.tcp = &tcpSink{writer: spec.TCP}
 	}
 	if err := e.admit(s); err != nil {
 		return nil, err
@@ -202,12 +199,11 @@ func (s *Stream) Start(after []*Place) error {
 			l.last, l.behind = *after[i], true
 		}
 	}
-	s.mu.Unlock()
-	begin := s.e.runTCP
-	if s.tcp == nil {
-		begin = s.pump.start
+	if s.tcp != nil {
+		s.tcp.state = s.snapshot(nil)
 	}
-	if err := begin(s); err != nil {
+	s.mu.Unlock()
+	if err := s.pump.start(s); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.over, s.told = true, true
@@ -315,9 +311,7 @@ func (s *Stream) DropTrack(i int) {
 	s.lines[i].ended = true
 	s.mu.Unlock()
 	s.wake()
-	if s.pump != nil {
-		s.pump.Sync()
-	}
+	s.pump.Sync()
 }
 
 // Stats tells what the Stream has done so far.
@@ -343,14 +337,7 @@ func (s *Stream) Stats() StreamStats {
 }
 
 // wake has the Stream looked at now, if it is playing.
-func (s *Stream) wake() {
-	switch {
-	case s.tcp != nil:
-		ring(s.tcp.bell)
-	case s.pump != nil:
-		s.pump.wake(s)
-	}
-}
+func (s *Stream) wake() { s.pump.wake(s) }
 
 // closeStreams ends Streams with the Engine. The pumps have stopped.
 func (e *Engine) closeStreams(all []*Stream) {
@@ -358,12 +345,8 @@ func (e *Engine) closeStreams(all []*Stream) {
 		s.mu.Lock()
 		started := s.started
 		s.mu.Unlock()
-		switch {
-		case !started:
+		if !started {
 			s.Halt()
-		case s.tcp != nil:
-			s.abandon()
-			s.wake()
 		}
 	}
 	e.writers.Wait()

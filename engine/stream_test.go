@@ -142,6 +142,13 @@ func (v *viewer) WriteFrames(frames net.Buffers) error {
 	return nil
 }
 
+func (v *viewer) TryFrames(frames []byte) int {
+	if err := v.WriteFrames(net.Buffers{frames}); err != nil {
+		v.t.Error(err)
+	}
+	return len(frames)
+}
+
 func (v *viewer) overTCP() {
 	v.spec.TCP = v
 	for i := range v.spec.Tracks {
@@ -442,6 +449,14 @@ func (g *gate) WriteFrames(frames net.Buffers) error {
 	return g.viewer.WriteFrames(frames)
 }
 
+func (g *gate) TryFrames(frames []byte) int {
+	if !g.mu.TryLock() {
+		return 0
+	}
+	defer g.mu.Unlock()
+	return g.viewer.TryFrames(frames)
+}
+
 func TestSlowReaderHarmsNobody(t *testing.T) {
 	e := open(t, engine.Config{Pumps: 1, CycleTime: 250 * time.Millisecond})
 	f := movie(t, e, "h264-aac.mp4")
@@ -489,6 +504,65 @@ func TestSlowReaderHarmsNobody(t *testing.T) {
 			n++
 		}
 		slow.equal(i, want[:n])
+	}
+}
+
+// reluctant is a FrameWriter that takes all, a part, or nothing at once.
+type reluctant struct {
+	*viewer
+	mu   sync.Mutex
+	owed []byte
+	turn int
+}
+
+func (r *reluctant) TryFrames(frames []byte) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.owed) > 0 {
+		r.t.Error("tried again before the rest was written")
+	}
+	r.turn++
+	switch n := len(frames) * (r.turn % 3) / 2; {
+	case n < len(frames):
+		if n > 0 {
+			r.owed = bytes.Clone(frames)
+		}
+		return n
+	default:
+		return r.viewer.TryFrames(frames)
+	}
+}
+
+func (r *reluctant) WriteFrames(frames net.Buffers) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	frames = append(net.Buffers{r.owed}, frames...)
+	r.owed = nil
+	return r.viewer.WriteFrames(frames)
+}
+
+func TestReluctantReaders(t *testing.T) {
+	e := open(t, engine.Config{CycleTime: 200 * time.Millisecond})
+	f := movie(t, e, "h264-aac.mp4")
+	all := make([]*viewer, 8)
+	for i := range all {
+		v := newViewer(t, f)
+		v.overTCP()
+		v.spec.TCP = &reluctant{viewer: v, turn: i}
+		v.spec.From = f.Duration - 2*time.Second
+		v.spec.Base = time.Now().Add(-v.spec.From)
+		if err := v.open(e).Start(nil); err != nil {
+			t.Fatal(err)
+		}
+		all[i] = v
+	}
+	for _, v := range all {
+		if err := <-v.done; err != nil {
+			t.Fatal(err)
+		}
+		for i := range v.spec.Tracks {
+			v.equal(i, scanned(t, f, v.spec.Tracks[i].Mapping, false, v.spec.From))
+		}
 	}
 }
 

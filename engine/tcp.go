@@ -2,55 +2,51 @@ package engine
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 )
 
 const (
-	tcpStep    = 100 * time.Millisecond // between two writes, at least
+	tcpStep    = 100 * time.Millisecond // between two writes
+	tcpSlot    = 20 * time.Millisecond  // at whose beginning many Streams write
 	tcpPackets = 2048                   // in one write, of one track
-	frameHead  = 4                      // $, channel, length (RFC 2326 §10.12)
 )
 
 // ErrWrite says that a Stream's FrameWriter has failed: its client has gone.
 var ErrWrite = errors.New("write frames")
 
-// tcpSink sends a Stream as interleaved frames, a few large writes a second.
+// tcpSink is what a Stream over TCP has beside others; it is guarded by its mu.
 type tcpSink struct {
 	writer FrameWriter
-	bell   chan struct{} // holds one ring: look again
-
-	frames [][]byte
-	heads  []byte // of the frames
+	slow   bool // a goroutine of its own writes
 	state  []TrackState
 }
 
-func newTCPSink(w FrameWriter) *tcpSink { return &tcpSink{writer: w, bell: make(chan struct{}, 1)} }
+// image is whole interleaved frames, back to back. It is a sink.
+type image []byte
 
-func (t *tcpSink) head(channel uint8, size, room int) []byte {
-	if cap(t.heads)-len(t.heads) < frameHead+room {
-		t.heads = make([]byte, 0, 2*cap(t.heads)+1<<12) // the old one lives on in frames
+func (b *image) frame(channel uint8, size int) {
+	*b = append(*b, '$', channel, byte(size>>8), byte(size)) // RFC 2326 §10.12
+}
+
+func (b *image) packet(l *line) {
+	b.frame(l.RTP, 12+l.packet.Size)
+	var h [12]byte
+	l.packet.PutHeader(&h, l.Seq, l.Time, l.SSRC)
+	*b = append(*b, h[:]...)
+	for _, p := range l.packet.Payload {
+		*b = append(*b, p...)
 	}
-	n := len(t.heads)
-	t.heads = append(t.heads, '$', channel, 0, 0)
-	binary.BigEndian.PutUint16(t.heads[n+2:], uint16(size))
-	t.heads = t.heads[:n+frameHead+room]
-	return t.heads[n : n+frameHead+room]
 }
 
-func (t *tcpSink) packet(l *line) {
-	h := t.head(l.RTP, 12+l.packet.Size, 12)
-	l.packet.PutHeader((*[12]byte)(h[frameHead:]), l.Seq, l.Time, l.SSRC)
-	t.frames = append(append(t.frames, h), l.packet.Payload...)
-}
+func (b *image) left(int, time.Duration) {}
 
-func (t *tcpSink) left(int, time.Duration) {}
-
-func (t *tcpSink) report(l *line) {
-	t.frames = append(t.frames, t.head(l.RTCP, len(l.sr), 0), l.sr)
+func (b *image) report(l *line) {
+	b.frame(l.RTCP, len(l.sr))
+	*b = append(*b, l.sr...)
 }
 
 // lead is how far ahead of its time a packet leaves that leaves then.
@@ -78,72 +74,67 @@ func (s *Stream) early(due time.Duration) time.Duration {
 	return at
 }
 
-// runTCP starts the goroutine that sends s.
-func (e *Engine) runTCP(s *Stream) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return ErrClosed
-	}
-	s.mu.Lock()
-	s.tcp.state = s.snapshot(nil)
-	s.mu.Unlock()
-	e.writers.Add(1)
-	go s.write()
-	return nil
-}
-
-// write is the goroutine of a Stream over TCP. A reader that is slow holds up
-// this one alone; afterwards it has what it missed.
-func (s *Stream) write() {
-	defer s.e.writers.Done()
-	label("stream over TCP")
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		now := time.Since(s.e.start)
-		wait, over := s.step(now)
-		if over {
-			break
-		}
-		timer.Reset(wait)
-		select {
-		case <-timer.C:
-		case <-s.tcp.bell:
-		}
-	}
-	s.mu.Lock()
-	s.leave()
-	s.mu.Unlock()
-}
-
-// step writes what may leave now, and tells how long to wait then.
-func (s *Stream) step(now time.Duration) (wait time.Duration, over bool) {
+// write writes what may leave now, as far as the connection takes it at once; one
+// that does not is left to a goroutine of its own until it has caught up. at is
+// when to look again. Called under mu, on the pump's thread.
+func (s *Stream) write(now time.Duration, b *image) (at time.Duration, again bool) {
 	t := s.tcp
-	clear(t.frames)
-	t.frames, t.heads = t.frames[:0], t.heads[:0]
-	s.mu.Lock()
-	at, again := s.run(now, now, tcpPackets, t)
-	passed := s.over || s.passed() > s.source.spent
-	s.mu.Unlock()
-	if len(t.frames) > 0 {
-		if err := t.writer.WriteFrames(net.Buffers(t.frames)); err != nil {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if !s.over {
-				s.finish(fmt.Errorf("%w: %w", ErrWrite, err))
-			}
-			return 0, true
+	if t.slow {
+		return 0, false
+	}
+	*b = (*b)[:0]
+	at, again = s.run(now, now, tcpPackets, b)
+	n := 0
+	if len(*b) > 0 {
+		n = t.writer.TryFrames(*b)
+	}
+	switch {
+	case n == len(*b):
+		t.state = s.snapshot(t.state)
+		at = max(at, now+tcpStep)
+		return at - at%tcpSlot, again
+	case n == 0:
+		s.leaveTo(slices.Clone(*b))
+	default:
+		s.leaveTo(nil) // who writes next writes the rest
+	}
+	return 0, false
+}
+
+// leaveTo has a goroutine write to a slow reader, these frames first, until it
+// has what may leave. It holds up nobody else.
+func (s *Stream) leaveTo(b image) {
+	s.tcp.slow = true
+	s.e.writers.Add(1)
+	go func() {
+		defer s.e.writers.Done()
+		label("stream over TCP")
+		for more := true; more; {
+			err := s.tcp.writer.WriteFrames(net.Buffers{b})
+			b = b[:0]
+			more = s.wrote(err, &b)
 		}
-	}
-	if s.settle(); passed {
-		s.e.feeder.post(s)
-	}
+		s.wake()
+	}()
+}
+
+// wrote follows a write to a slow reader, and makes the frames that are to be
+// written next; with none, the pump has the Stream again.
+func (s *Stream) wrote(err error, b *image) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.state = s.snapshot(t.state)
-	if !again {
-		return time.Hour, s.over
+	if err != nil && !s.over {
+		s.finish(fmt.Errorf("%w: %w", ErrWrite, err))
 	}
-	return max(at-now, tcpStep), s.over
+	if !s.gone {
+		s.tcp.state = s.snapshot(s.tcp.state)
+		now := time.Since(s.e.start)
+		s.run(now, now, tcpPackets, b)
+	}
+	s.tcp.slow = len(*b) > 0
+	if passed := s.passed(); passed > s.source.spent { // frames are copies
+		s.source.spent = passed
+		s.e.feeder.post(s)
+	}
+	return s.tcp.slow
 }

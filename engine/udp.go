@@ -28,6 +28,7 @@ type udpSink struct {
 	late    wire.Histogram
 	headers [][28]byte
 	header  int
+	image   image // of a Stream over TCP
 
 	line *line // that sends now
 	conn wire.Conn
@@ -70,11 +71,11 @@ func (u *udpSink) report(l *line) {
 	}
 }
 
-// streams sends what is due of some Streams; more says that others are due. Time
+// streams sends what is due of some Streams; the wheel knows of the others. Time
 // is cut into slots: what is due in one leaves together at its beginning, up to a
 // slot early. So many Streams share a system call and a wake-up, and their
 // packets find the kernel's caches warm.
-func (u *udpSink) streams(now time.Duration) (more bool) {
+func (u *udpSink) streams(now time.Duration) {
 	u.wheel.advance(now)
 	u.line = nil
 	until := (now/u.slot+1)*u.slot - 1
@@ -85,8 +86,15 @@ func (u *udpSink) streams(now time.Duration) (more bool) {
 		}
 		u.busy++
 		s.mu.Lock()
-		at, again := s.run(now, until, u.limit, u)
-		if s.over || s.passed() > s.source.spent {
+		var at time.Duration
+		var again, slow bool
+		if s.tcp != nil {
+			at, again = s.write(now, &u.image)
+			slow = s.tcp.slow
+		} else {
+			at, again = s.run(now, until, u.limit, u)
+		}
+		if !slow && (s.over || s.passed() > s.source.spent) {
 			u.turn = append(u.turn, s)
 		}
 		s.mu.Unlock()
@@ -97,7 +105,6 @@ func (u *udpSink) streams(now time.Duration) (more bool) {
 			u.wheel.add(s, at)
 		}
 	}
-	return u.wheel.due.first != nil
 }
 
 // settle follows the Batch's Flush: nothing that was sent is needed any more.

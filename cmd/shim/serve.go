@@ -135,6 +135,7 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	var work sync.WaitGroup
 	work.Go(func() { _ = sessions.Run(runCtx) })
 	work.Go(func() { reportOnSignal(runCtx, sessions) })
+	work.Go(func() { giveMemoryBack(runCtx) })
 	cfg.Logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
 	err = server.Serve(ctx, ln)
 	cancel()

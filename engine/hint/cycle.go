@@ -60,24 +60,29 @@ type window struct {
 	next, end   int // entries not yet given out
 }
 
-// entry is one packet.
+// entry is one packet. There are some hundred for each second of each viewer:
+// they are as small as they can be.
 type entry struct {
-	due, send time.Duration
-	sample    int // hint sample
-	span      uint32
-	spans     uint32
-	ts        uint32
-	size      uint32
-	seq       uint16
-	bits      uint16
-	flags     uint16
+	due    time.Duration
+	spread int32  // nanoseconds behind due that it is sent
+	sample uint32 // hint sample
+	span   uint32
+	ts     uint32
+	spans  uint16
+	size   uint16 // at most maxPayload
+	seq    uint16
+	bits   uint16
+	flags  uint16
 }
 
-// span is a part of a packet's payload in the file.
-type span struct {
-	off int64
-	n   int32
-}
+func (e *entry) send() time.Duration { return e.due + time.Duration(e.spread) }
+
+// span is a part of a packet's payload in the file: its offset, and in the lowest
+// 16 bits its length, which is at most maxPayload.
+type span uint64
+
+func (s span) off() int64 { return int64(s >> 16) }
+func (s span) n() int     { return int(s & 0xffff) }
 
 func (c *Cycle) reset(r *Reader, to time.Duration) {
 	*c = Cycle{From: r.from, To: to, r: r, Extents: c.Extents[:0],
@@ -140,7 +145,7 @@ func (r *Reader) schedule(c *Cycle, s *stream, e []entry, next time.Duration) {
 		room := int64(min(until-e[i].due, r.cfg.MaxSpread))
 		for ; i < k; i++ {
 			if room > 0 {
-				e[i].send += time.Duration(room * sent / size)
+				e[i].spread = int32(room * sent / size)
 			}
 			sent += int64(e[i].size) + headerSize
 		}
@@ -153,10 +158,10 @@ func (r *Reader) keep(c *Cycle, s *stream, w *window, e []entry) int {
 	n := 0
 	for i := range e {
 		switch {
-		case e[i].sample < w.start: // before a seek into a bunch
-		case e[i].send >= c.To:
-			s.owed = min(s.owed, e[i].sample)
-		case e[i].send >= c.From || e[i].sample >= w.seen:
+		case int(e[i].sample) < w.start: // before a seek into a bunch
+		case e[i].send() >= c.To:
+			s.owed = min(s.owed, int(e[i].sample))
+		case e[i].send() >= c.From || int(e[i].sample) >= w.seen:
 			e[n] = e[i]
 			n++
 		}
@@ -165,9 +170,9 @@ func (r *Reader) keep(c *Cycle, s *stream, w *window, e []entry) int {
 }
 
 func sortBySend(e []entry) {
-	bySend := func(a, b entry) int { return cmp.Compare(a.send, b.send) }
+	bySend := func(a, b entry) int { return cmp.Compare(a.send(), b.send()) }
 	for i := 1; i < len(e); i++ {
-		if e[i].send < e[i-1].send {
+		if e[i].send() < e[i-1].send() {
 			slices.SortStableFunc(e, bySend)
 			return
 		}
@@ -177,8 +182,8 @@ func sortBySend(e []entry) {
 // cover adds the parts of the packets that are not in the data to c.Extents.
 func (r *Reader) cover(c *Cycle, e []entry) {
 	for i := range e {
-		for _, s := range c.spans[e[i].span : e[i].span+e[i].spans] {
-			for off, n := s.off, int(s.n); n > 0; {
+		for _, s := range c.spans[e[i].span:][:e[i].spans] {
+			for off, n := s.off(), s.n(); n > 0; {
 				k := len(c.data.At(off, n))
 				if k == 0 {
 					c.Extents = append(c.Extents, Extent{off, int64(n)})
@@ -200,7 +205,7 @@ func (c *Cycle) Next(p *Packet) bool {
 	best := -1
 	for i := range c.windows {
 		w := &c.windows[i]
-		if w.next < w.end && (best < 0 || c.entries[w.next].send < c.entries[c.windows[best].next].send) {
+		if w.next < w.end && (best < 0 || c.entries[w.next].send() < c.entries[c.windows[best].next].send()) {
 			best = i
 		}
 	}
@@ -210,12 +215,12 @@ func (c *Cycle) Next(p *Packet) bool {
 	e := &c.entries[c.windows[best].next]
 	c.windows[best].next++
 	c.left--
-	p.Track, p.Sample = best, e.sample
-	p.Due, p.Send = e.due, e.send
+	p.Track, p.Sample = best, int(e.sample)
+	p.Due, p.Send = e.due, e.send()
 	p.Bits, p.Seq, p.Time, p.flags = e.bits, e.seq, e.ts, e.flags
 	p.Size, p.Payload = int(e.size), p.Payload[:0]
-	for _, s := range c.spans[e.span : e.span+e.spans] {
-		for off, n := s.off, int(s.n); n > 0; {
+	for _, s := range c.spans[e.span:][:e.spans] {
+		for off, n := s.off(), s.n(); n > 0; {
 			b := c.data.At(off, n)
 			if len(b) == 0 {
 				break // given back too early: the payload is short of Size

@@ -260,14 +260,14 @@ func TestAppleQDM2(t *testing.T) {
 	}
 	used := 0
 	for _, s := range c.spans {
-		for i := range int64(s.n) {
+		for i := range int64(s.n()) {
 			switch {
-			case hintBytes[s.off+i]:
-			case blocks[s.off+i]:
-				blocks[s.off+i] = false
+			case hintBytes[s.off()+i]:
+			case blocks[s.off()+i]:
+				blocks[s.off()+i] = false
 				used++
 			default:
-				t.Fatalf("byte %d is in no block, or used twice", s.off+i)
+				t.Fatalf("byte %d is in no block, or used twice", s.off()+i)
 			}
 		}
 	}

@@ -151,7 +151,7 @@ func (l *loader) entry(at int64, ts uint32) error {
 		l.s.early, l.s.late = max(l.s.early, -relative), max(l.s.late, relative)
 	}
 	due := l.s.t.due(at + relative)
-	e := entry{due: due, send: due, sample: l.sample, ts: ts,
+	e := entry{due: due, sample: uint32(l.sample), ts: ts,
 		bits:  rtpVersion2 | binary.BigEndian.Uint16(h[4:])&rtpHintBits,
 		seq:   binary.BigEndian.Uint16(h[6:]) + l.s.t.seqOffset,
 		flags: binary.BigEndian.Uint16(h[8:]),
@@ -173,7 +173,7 @@ func (l *loader) entry(at int64, ts uint32) error {
 		}
 		l.p += 16
 	}
-	e.spans = uint32(len(l.c.spans)) - e.span
+	e.spans = uint16(len(l.c.spans) - int(e.span))
 	l.c.entries = append(l.c.entries, e)
 	return nil
 }
@@ -303,13 +303,16 @@ func (l *loader) add(e *entry, off int64, n int) error {
 	if off+int64(n) > l.r.m.Size {
 		return l.errorf("%d bytes at %d, beyond the end of the file at %d", n, off, l.r.m.Size)
 	}
-	if e.size += uint32(n); e.size > maxPayload {
+	if int(e.size)+n > maxPayload {
 		return l.errorf("a payload of more than %d bytes", maxPayload)
 	}
-	if k := len(l.c.spans); k > int(e.span) && l.c.spans[k-1].off+int64(l.c.spans[k-1].n) == off {
-		l.c.spans[k-1].n += int32(n)
+	if e.size += uint16(n); n == 0 {
+		return nil
+	}
+	if k := len(l.c.spans) - 1; k >= int(e.span) && l.c.spans[k].off()+int64(l.c.spans[k].n()) == off {
+		l.c.spans[k] += span(n)
 	} else {
-		l.c.spans = append(l.c.spans, span{off, int32(n)})
+		l.c.spans = append(l.c.spans, span(off<<16|int64(n)))
 	}
 	return nil
 }

@@ -22,7 +22,8 @@ type Config struct {
 	// time the next are due; only Packet.Send is touched, nothing in a packet.
 	AsHinted bool
 
-	// MaxSpread bounds how long packets due together are spread; 0 is 200 ms.
+	// MaxSpread bounds how long packets due together are spread; 0 is 200 ms, the
+	// most is 2 s.
 	MaxSpread time.Duration
 
 	// Gap is the number of unneeded bytes up to which two extents are read as
@@ -36,7 +37,7 @@ type Config struct {
 }
 
 func (c *Config) defaults() {
-	c.MaxSpread = cmp.Or(c.MaxSpread, 200*time.Millisecond)
+	c.MaxSpread = min(cmp.Or(c.MaxSpread, 200*time.Millisecond), 2*time.Second)
 	c.Gap = cmp.Or(c.Gap, 4<<10)
 	c.MaxPackets = cmp.Or(c.MaxPackets, 1<<16)
 	c.MaxBytes = cmp.Or(c.MaxBytes, 64<<20)
