@@ -36,15 +36,12 @@ func (s *Stream) report(l *line, now time.Duration, to sink) {
 	to.report(l)
 }
 
-// counts are what a report says at that time. Its clock goes on as in the
-// upstream's reports, where there were some.
+// counts are what a report says at that time.
 func (s *Stream) counts(l *line, now time.Duration) (rtp, packets, octets uint32) {
 	r := &l.Report
-	switch rtp = l.Time + l.track.RTPTime(now-s.base); {
-	case s.tcp != nil && s.spec.Ahead.Lead > 0 || s.over: // packets are ahead of the clock, or there are none: reports go with them
+	rtp = l.Time + l.track.RTPTime(now-s.base) + r.Lag
+	if s.tcp != nil && s.spec.Ahead.Lead > 0 || s.over { // packets are ahead of the clock, or there are none: reports go with them
 		rtp = l.lastTime
-	case !r.At.IsZero():
-		rtp = r.Time + l.track.RTPTime(now-r.At.Sub(s.e.start)) - l.track.RTPTime(0)
 	}
 	return rtp, r.Packets + uint32(l.sent), r.Octets + uint32(l.octets)
 }

@@ -59,8 +59,7 @@ type Report struct {
 	Interval        time.Duration // 0 means 5 s
 	Due             time.Duration // until the first one; 0 is right after the first packet
 	Clock           time.Duration // the upstream's NTP clock less ours
-	At              time.Time     // of the upstream's last report, zero if there was none:
-	Time            uint32        // its RTP timestamp then, as the client knows it
+	Lag             uint32        // RTP ticks that reports are ahead of the packets' clock, usually negative
 	Tail            []byte        // what the upstream's compounds have behind the SR
 	Packets, Octets uint32        // counted before
 }

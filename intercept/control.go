@@ -51,6 +51,10 @@ func (t *tap) requestControl(ex *proxy.Exchange) {
 			t.giveUp(s, "one of several tracks was torn down")
 		} else {
 			c.plays = t.depart(s)
+			if s.now() == playing { // what the upstream says at the end is of the last packet
+				s.halt()
+				c.halted = true
+			}
 		}
 	}
 }
@@ -105,6 +109,9 @@ func (s *session) isOne(url string) bool {
 
 func (c *control) requestPlay(t *tap, ex *proxy.Exchange) {
 	s, m := c.s, ex.Request
+	for _, md := range s.medias {
+		md.watch.moves()
+	}
 	c.rng = m.Get("Range")
 	switch s.now() {
 	case playing:
@@ -185,6 +192,12 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		s.endInstant()
 	}
 	if ex.Method != "PLAY" {
+		switch {
+		case c.halted && m.OK():
+			s.become(finished, nil, s.why)
+		case c.halted:
+			release = t.resume(c)
+		}
 		if s.now() == idle && !m.OK() { // it goes on playing
 			release = false
 			why := m.StartLine()
@@ -218,10 +231,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		})
 	case !m.OK():
 		if c.halted {
-			if err := t.goOn(s, s.why); err != nil {
-				t.handBackLater(c, err)
-				release = false
-			}
+			release = t.resume(c)
 		}
 	case c.moves:
 		release = t.moved(c, ex, m)
@@ -274,7 +284,6 @@ func (t *tap) moved(c *control, ex *proxy.Exchange, m *proxy.Message) bool {
 	if why == "" {
 		firsts, earlier, err := t.firsts(s, start)
 		if err == nil && s.renumber(firsts, earlier, infos(s, m), c.halted) {
-			s.moved = true
 			s.ahead.Began = time.Now()
 			s.base, s.end = s.ahead.Began.Add(-start-s.early), endIn(end, s.file.Duration)
 			if t.playOn(c, ex, m, start, firsts) {
@@ -502,13 +511,18 @@ func (s *session) shiftInfo(m *proxy.Message) {
 	})
 }
 
-// handBackLater has the upstream go on, off the goroutine that reads its
-// answers; the control's turn ends with it.
-func (t *tap) handBackLater(c *control, err error) {
-	t.work.Go(func() {
-		defer t.release(c)
-		t.handBack(c.s, err.Error())
-	})
+// resume lets the engine go on that was halted for a request which was refused.
+// Where it has no room any more the upstream does, off the goroutine that reads its
+// answers. It reports whether the control's turn is over.
+func (t *tap) resume(c *control) bool {
+	err := t.goOn(c.s, c.s.why)
+	if err != nil {
+		t.work.Go(func() {
+			defer t.release(c)
+			t.handBack(c.s, err.Error())
+		})
+	}
+	return err == nil
 }
 
 // hold and release keep the connection's controls, whose turns end with it.

@@ -40,7 +40,6 @@ type takeover struct {
 	stream   *engine.Stream
 	tracks   []track
 	base     time.Time
-	moved    bool                // since the takeover
 	early    time.Duration       // before their time that the upstream sends packets
 	ahead    engine.Ahead        // over TCP
 	end      time.Duration       // of the Range that plays, 0 when open
@@ -59,6 +58,7 @@ type track struct {
 	engine.Mapping        // as the client knows it
 	upTime         uint32 // the upstream's own timestamp offset
 	before         uint32 // what Mapping.Time was before the last move
+	lag            uint32 // the upstream's reports' time less that of its packets
 }
 
 const (
@@ -218,19 +218,25 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 // takeOver silences the upstream, and lets the engine go on where the relay
 // stops. An upstream that cannot be silenced has changed nothing: it goes on.
 func (i *Interceptor) takeOver(ctx context.Context, s *session, proof *engine.Proof, file *hint.File, began time.Time, start time.Duration) error {
-	s.file, s.moved = file, false
+	s.file = file
 	i.pace(s, proof, began, start)
-	s.tracks = s.tracks[:0]
+	was := s.tracks
+	s.tracks = nil
 	from := time.Duration(1<<63 - 1)
 	for n, m := range s.medias {
 		mapping := proof.Mapping(n)
-		up, _, _, _, _ := m.watch.state()
+		up, _, _, _, r := m.watch.state()
 		if at, ok := proof.Place(n, up); ok {
 			from = min(from, at.Due)
 		}
 		sh := m.watch.shifted()
 		t := track{Mapping: mapping, upTime: mapping.Time}
 		t.Seq, t.Time = t.Seq+sh.seq, t.Time+sh.time
+		if r.fresh {
+			t.lag = r.time - t.Time - file.Track(t.Track).RTPTime(r.at.Sub(s.base))
+		} else if n < len(was) {
+			t.lag = was[n].lag
+		}
 		s.tracks = append(s.tracks, t)
 	}
 	stream, err := i.openStream(s, from)
@@ -327,7 +333,7 @@ func (i *Interceptor) openStream(s *session, from time.Duration) (*engine.Stream
 	}
 	for n, m := range s.medias {
 		spec.Tracks = append(spec.Tracks, engine.StreamTrack{
-			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m, s.moved),
+			Mapping: s.tracks[n].Mapping, Relay: m.relay, RTP: m.channel[0], RTCP: m.channel[1], Report: i.report(m, s.tracks[n].lag),
 		})
 	}
 	var stream *engine.Stream
@@ -374,16 +380,13 @@ func (i *Interceptor) roomFor(s *session, url string) bool {
 }
 
 // report is the style in which the engine goes on reporting.
-func (i *Interceptor) report(m *media, moved bool) engine.Report {
+func (i *Interceptor) report(m *media, lag uint32) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
-	out := engine.Report{Interval: r.interval, Clock: r.clock, At: r.at, Time: r.time, Tail: r.tail, Packets: packets, Octets: octets}
+	out := engine.Report{Interval: r.interval, Clock: r.clock, Lag: lag, Tail: r.tail, Packets: packets, Octets: octets}
 	if out.Interval == 0 {
 		out.Interval = time.Duration(i.reportInterval.Load())
 	} else {
 		i.reportInterval.Store(int64(out.Interval))
-	}
-	if moved { // the upstream's clock was that of another place in the movie
-		out.At = time.Time{}
 	}
 	if !r.at.IsZero() {
 		out.Due = max(0, out.Interval-time.Since(r.at))

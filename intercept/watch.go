@@ -50,6 +50,7 @@ type shift struct {
 
 // report is the style of the upstream's sender reports.
 type report struct {
+	fresh    bool          // the last one came after the last PLAY
 	at       time.Time     // arrival of the last one
 	time     uint32        // RTP timestamp in it, as the client knows it
 	clock    time.Duration // the upstream's NTP clock less ours
@@ -198,7 +199,7 @@ func (w *watch) sender(p []byte, n int, at time.Time) {
 	if !w.report.at.IsZero() {
 		w.report.interval = at.Sub(w.report.at)
 	}
-	w.report.at, w.report.clock = at, ntp.Sub(at)
+	w.report.at, w.report.clock, w.report.fresh = at, ntp.Sub(at), true
 	if tail := p[n:]; len(tail) <= maxTail {
 		w.report.tail = append(w.report.tail[:0], tail...)
 	}
@@ -317,6 +318,14 @@ func (w *watch) went(at live.MemberMedia) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last, w.packets, w.octets = at.Last, at.Packets, at.Octets
+}
+
+// moves has the upstream's reports so far count no more: they are of another
+// place in the movie.
+func (w *watch) moves() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report.fresh = false
 }
 
 // count has reports that pass while packets are held back say what the engine
