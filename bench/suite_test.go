@@ -133,9 +133,26 @@ func TestSuite(t *testing.T) {
 			t.Logf("%s\n%s", s.title, &text)
 		})
 	}
+	t.Run("disk", func(t *testing.T) {
+		r := Report{Time: time.Now(), Commit: commit(), Note: diskThroughput(t)}
+		if err := writeFile(filepath.Join(out, "disk.json"), r.WriteJSON); err != nil {
+			t.Fatal(err)
+		}
+	})
 	if err := writePage(t, out); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// diskThroughput is what the disk scheduler's own benchmark says, which takes
+// turns with raw reads.
+func diskThroughput(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "test", "-run", "^$", "-bench", "^BenchmarkThroughput$", "-benchtime", "1x", "../engine/disk").CombinedOutput()
+	if err != nil {
+		t.Fatalf("disk: %v\n%s", err, out)
+	}
+	return strings.Join(regexp.MustCompile(`(raw|uring|pread) .*MiB/s.*`).FindAllString(string(out), -1), "\n")
 }
 
 func fromEnvironment(t *testing.T, cfg *Config) {
@@ -396,10 +413,10 @@ func page(w io.Writer, dir, docs string) error {
 	var errs []error
 	fmt.Fprint(w, pageHead)
 	reports := map[string]*Report{}
-	for _, s := range suite {
-		r, err := readReport(dir, s.name)
+	for _, name := range append(names(), "disk") {
+		r, err := readReport(dir, name)
 		if err == nil {
-			reports[s.name] = &r
+			reports[name] = &r
 		} else if !os.IsNotExist(err) { // not run: what it needs was missing
 			errs = append(errs, err)
 		}
@@ -425,10 +442,21 @@ func page(w io.Writer, dir, docs string) error {
 		errs = append(errs, WriteLimitsMarkdown(w, r.Limits))
 		fmt.Fprintf(w, "\n</details>\n")
 	}
+	if r := reports["disk"]; r != nil {
+		fmt.Fprintf(w, "\n## The disk\n\nThe disk scheduler kept busy, by turns with raw reads of the same files at random places; medians of six turns, then each. %s, commit %s.\n\n```\n%s\n```\n",
+			r.Time.Format("2006-01-02 15:04 MST"), r.Commit, r.Note)
+	}
 	if b, err := os.ReadFile(filepath.Join(docs, "performance", "notes.md")); err == nil {
 		fmt.Fprintf(w, "\n%s", b)
 	}
 	return errors.Join(errs...)
+}
+
+func names() (all []string) {
+	for _, s := range suite {
+		all = append(all, s.name)
+	}
+	return all
 }
 
 func commit() string {

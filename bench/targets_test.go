@@ -106,6 +106,22 @@ var targets = []target{
 	{"the same by Darwin's own, to viewers with UDP_GRO", "≤ 1/6", byServer("movie-udp-gro", 500, "movie-udp-gro", 500, 6)},
 	{"the same by gst-rtsp-server's own on-demand", "≤ 1/20", byServer("movie-gst", 50, "movie-udp", 500, 20)},
 	{"movie, UDP, cold, distinct files: cost", "≤ 1.6 × limit", byLimit("movie-cold", distinct, LimitGathered, 1.6)},
+	{"the disk, 1 MB to each stream a cycle", "≥ 85 % of raw O_DIRECT", func(all reports) (string, bool, bool) {
+		r := all["disk"]
+		if r == nil {
+			return "", false, false
+		}
+		var name string
+		var share int
+		for line := range strings.Lines(r.Note) {
+			if name, _, _ = strings.Cut(line, "  "); name == "uring direct, 1 MB" {
+				if _, err := fmt.Sscanf(line[strings.Index(line, "CPU-s/GiB")+len("CPU-s/GiB"):], "%d", &share); err != nil {
+					return "", false, false
+				}
+			}
+		}
+		return fmt.Sprintf("%d %%", share), share >= 85, share > 0
+	}},
 	{"live, UDP, 5 Mbit/s × 200: cost", "≤ 1.3 × limit", byLimit("live-udp-gortsplib", 200, LimitShared, 1.3)},
 	{"the same by MediaMTX's own", "≤ 1/8", byServer("live-udp-mediamtx", 200, "live-udp-mediamtx", 200, 8)},
 	{"the same by gortsplib's own", "≤ 1/8", byServer("live-udp-gortsplib", 200, "live-udp-gortsplib", 200, 8)},
