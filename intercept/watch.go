@@ -171,14 +171,17 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 		switch {
 		case rest[1] == packetBye:
 			bye = true
-		case rest[1] == packetSR && n >= 28 && w.held:
-			senders = append(senders, rest[:n])
 		case rest[1] == packetSR && n >= 28:
-			w.sender(rest, n, at)
+			senders = append(senders, rest)
 		}
 		rest = rest[n:]
 	}
-	if bye && w.counts != nil { // what comes with the goodbye must fit what the engine sent
+	w.senders = senders
+	if !w.held {
+		for _, sr := range senders {
+			w.sender(sr, at, bye)
+		}
+	} else if bye && w.counts != nil { // what comes with the goodbye must fit what the engine sent
 		for _, sr := range senders {
 			rtp, packets, octets := w.counts()
 			binary.BigEndian.PutUint32(sr[16:], rtp)
@@ -193,10 +196,12 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 	return bye || !w.held
 }
 
-// sender learns from a sender report, and shifts it as the packets are.
-func (w *watch) sender(p []byte, n int, at time.Time) {
+// sender learns from a sender report, and shifts it as the packets are. How often
+// the upstream sends them is told by two of one PLAY, neither of which is its last.
+func (w *watch) sender(p []byte, at time.Time, last bool) {
+	n := 4 * (int(binary.BigEndian.Uint16(p[2:])) + 1)
 	ntp := time.Unix(int64(binary.BigEndian.Uint32(p[8:]))-ntpEpoch, int64(binary.BigEndian.Uint32(p[12:]))*1e9>>32)
-	if !w.report.at.IsZero() {
+	if w.report.fresh && !last {
 		w.report.interval = at.Sub(w.report.at)
 	}
 	w.report.at, w.report.clock, w.report.fresh = at, ntp.Sub(at), true
