@@ -162,7 +162,6 @@ func (c *control) requestPause(t *tap, ex *proxy.Exchange) {
 	case playing:
 		s.halt()
 		s.stopped = time.Now()
-		s.become(paused, nil, s.why)
 	default:
 		c.plays = t.depart(s)
 		if s.now() != idle || c.plays {
@@ -192,10 +191,7 @@ func (t *tap) answerControl(c *control, ex *proxy.Exchange, m *proxy.Message) {
 		s.endInstant()
 	}
 	if ex.Method != "PLAY" {
-		switch {
-		case c.halted && m.OK():
-			s.become(finished, nil, s.why)
-		case c.halted:
+		if c.halted && !m.OK() {
 			release = t.resume(c)
 		}
 		if s.now() == idle && !m.OK() { // it goes on playing

@@ -471,13 +471,14 @@ func (i *Interceptor) firsts(s *session, at time.Duration) (firsts, earlier []en
 	return firsts, earlier, err
 }
 
-// halt stops the engine and notes where.
+// halt stops the engine and notes where. Whoever halts it says what is next; if
+// nobody comes to that, since a connection ended first, the session is paused.
 func (s *session) halt() {
 	s.position = s.stream.Position()
 	s.at = s.stream.Halt()
 	s.mu.Lock()
 	s.total.Add(s.stream.Stats())
-	s.stream = nil
+	s.stage, s.stream = paused, nil
 	s.mu.Unlock()
 	for n, m := range s.medias {
 		m.watch.sent(s.at[n])

@@ -179,6 +179,54 @@ func pauseAndSeek(t *testing.T, upstream, dir, path string, tcp bool) {
 	v.must("TEARDOWN", v.url)
 }
 
+// A client that goes before its request is answered, as many do behind TEARDOWN,
+// leaves nothing half done.
+func TestGoneBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, request := range []string{"TEARDOWN", "PLAY", "PAUSE"} {
+		t.Run(request, func(t *testing.T) {
+			t.Parallel()
+			var slow atomic.Bool
+			up := upstream(t, func(d *demo.Config) {
+				d.Faults.Delay = func(string, string) time.Duration {
+					if slow.Load() {
+						return 200 * time.Millisecond
+					}
+					return 0
+				}
+			})
+			addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+			v := newViewer(t, addr, "/h264-aac.mp4", false)
+			v.must("PLAY", v.url)
+			takenOver(t, i)
+			slow.Store(true)
+			if _, err := fmt.Fprintf(v.conn, "%s %s RTSP/1.0\r\nCSeq: 99\r\nSession: %s\r\nRange: npt=3-\r\n\r\n", request, v.url, v.session); err != nil {
+				t.Fatal(err)
+			}
+			_ = v.conn.Close()
+			for range 500 {
+				if s := i.Status(); len(s) == 0 || s[0].Movie.Packets > 0 && !playsOn(i) {
+					break
+				}
+				time.Sleep(10 * time.Millisecond) // the interceptor tells no event
+			}
+			slow.Store(false)
+			next := newViewer(t, addr, "/h264-aac.mp4", false)
+			next.must("PLAY", next.url)
+			next.more(20)
+			next.unbroken([]int{0, 0})
+		})
+	}
+}
+
+// playsOn says whether the engine sends for the first session.
+func playsOn(i *Interceptor) bool {
+	for _, s := range i.all() {
+		return s.now() == playing
+	}
+	return false
+}
+
 // Packets that overtake the answer to their PLAY are not lost to a viewer who is
 // relayed from there on: the answer names packets that the movie has not, or none.
 func TestPacketsBeforeTheAnswer(t *testing.T) {
