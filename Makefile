@@ -51,7 +51,7 @@ cross:
 bench: setup
 	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 25m -v ./bench
 
-# Each fuzz target for FUZZTIME.
+# Each fuzz target for FUZZTIME, or that many inputs: 60000x.
 fuzz:
 	@scripts/fuzz.sh $(FUZZTIME)
 

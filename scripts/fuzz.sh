@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs every fuzz target of the module for the time given, one after the other.
+# Runs every fuzz target of the module for the time or number of inputs given,
+# one after the other.
 set -eu
 time=${1:-10s}
 go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | while read -r package; do

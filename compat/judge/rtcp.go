@@ -123,7 +123,6 @@ type srMapping struct{ media, clock float64 }
 
 // mapping compares sender reports with the packets around them: the RTP time
 // they name against the last packet's, and their NTP time against our clock.
-// Medians over all reports.
 func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 	var media, clock []float64
 	for _, report := range t.Reports {
@@ -147,7 +146,16 @@ func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 	if len(media) == 0 {
 		return srMapping{}, false
 	}
-	return srMapping{median(media), median(clock)}, true
+	return srMapping{typical(media), typical(clock)}, true
+}
+
+// typical is the median, and of two the last: whether the first report comes
+// before the first packet, and so does not count, is chance.
+func typical(v []float64) float64 {
+	if len(v) < 3 {
+		return v[len(v)-1]
+	}
+	return median(v)
 }
 
 func median(v []float64) float64 {
