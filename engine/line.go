@@ -163,7 +163,9 @@ func (s *Stream) passed() int {
 func (s *Stream) snapshot(all []TrackState) []TrackState {
 	all = all[:0]
 	for i := range s.lines {
-		s.fetch(i)
+		if !s.gone { // otherwise the data may be another's
+			s.fetch(i)
+		}
 		l := &s.lines[i]
 		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended}
 		t.asked = !l.known && !l.ended

@@ -196,6 +196,52 @@ func TestStreamAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A Stream that is over tells where it stood without the data, which may be
+// another's by then.
+func TestStateAfterTheEnd(t *testing.T) {
+	e, err := Open(Config{Memory: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	f, err := e.OpenMovie("../testdata/hinted/h264-bframes-aac.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	spec := StreamSpec{File: f, Base: time.Now(), From: 3 * time.Second, TCP: noFrames{}}
+	for _, h := range f.HintTracks() {
+		spec.Tracks = append(spec.Tracks, StreamTrack{Mapping: Mapping{Track: h.ID}})
+	}
+	var states [2][]TrackState
+	for i := range states {
+		s, err := e.OpenStream(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Primed(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			states[i] = s.State()
+		}
+		s.mu.Lock()
+		s.over, s.told = true, true
+		s.leave()
+		s.mu.Unlock()
+		for e.DiskStats().InUse > 0 { // until they are given back
+			runtime.Gosched()
+		}
+		if i == 1 {
+			s.source.slots = [slots]slot{}
+			states[i] = s.State()
+		}
+	}
+	if !slices.Equal(states[0], states[1]) || states[0][0].Next.Due < spec.From {
+		t.Errorf("with the data %+v\nwithout    %+v", states[0], states[1])
+	}
+}
+
 // TestWheel compares the wheel with a sorted list.
 func TestWheel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

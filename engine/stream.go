@@ -353,8 +353,12 @@ func (e *Engine) closeStreams(all []*Stream) {
 	e.ends.Wait()
 }
 
-// leave is called, under mu, when a Stream that is over needs its data no more.
+// leave is called, under mu, when a Stream that is over needs its data no more
+// but for what State tells.
 func (s *Stream) leave() {
+	for i := range s.lines {
+		s.fetch(i)
+	}
 	s.gone = true
 	close(s.stopped)
 	s.e.feeder.post(s)

@@ -98,9 +98,7 @@ func TestFiles(t *testing.T) {
 	if err := all(t, later, in3, next); !errors.Is(err, ErrChanged) {
 		t.Error(err)
 	}
-	if !strings.Contains(out.String(), "file changed while open\" file="+name) {
-		t.Error("not logged")
-	}
+	await(t, "it to be logged", func() bool { return strings.Contains(out.String(), "file changed while open\" file="+name) })
 	fresh, inFresh := stream(t, s, name, Demand{})
 	if err := all(t, fresh, inFresh, old); err != nil {
 		t.Errorf("opened after the change: %v", err)
