@@ -39,9 +39,9 @@ func (s *Stream) report(l *line, now time.Duration, to sink) {
 // counts are what a report says at that time.
 func (s *Stream) counts(l *line, now time.Duration) (rtp, packets, octets uint32) {
 	r := &l.Report
-	rtp = l.Time + l.track.RTPTime(now-s.base) + r.Lag
-	if s.tcp != nil && s.spec.Ahead.Lead > 0 || s.over { // packets are ahead of the clock, or there are none: reports go with them
-		rtp = l.lastTime
+	rtp = l.lastTime
+	if !r.Still && !s.over {
+		rtp = l.Time + l.track.RTPTime(now-s.base) + r.Lag
 	}
 	return rtp, r.Packets + uint32(l.sent), r.Octets + uint32(l.octets)
 }

@@ -59,7 +59,8 @@ type Report struct {
 	Interval        time.Duration // 0 means 5 s
 	Due             time.Duration // until the first one; 0 is right after the first packet
 	Clock           time.Duration // the upstream's NTP clock less ours
-	Lag             uint32        // RTP ticks that reports are ahead of the packets' clock, usually negative
+	Still           bool          // RTP times are the last packet's; otherwise they go on with the clock,
+	Lag             uint32        // so many ticks ahead of the packets', usually negative
 	Tail            []byte        // what the upstream's compounds have behind the SR
 	Packets, Octets uint32        // counted before
 }

@@ -343,13 +343,13 @@ func checkState(t *testing.T, name string, st *engine.TrackState, want []wanted,
 }
 
 func TestReports(t *testing.T) {
-	for _, tcp := range []bool{false, true} {
-		t.Run(fmt.Sprint("tcp=", tcp), func(t *testing.T) {
+	for _, test := range []struct{ tcp, still bool }{{false, false}, {true, false}, {false, true}} {
+		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
 			t.Parallel()
 			e := open(t, engine.Config{})
 			f := movie(t, e, "h264-aac.mp4")
 			v := newViewer(t, f)
-			if v.overTCP(); !tcp {
+			if v.overTCP(); !test.tcp {
 				v.spec.TCP = nil
 				v.overUDP(e)
 			}
@@ -360,7 +360,7 @@ func TestReports(t *testing.T) {
 			const clock = -3 * time.Hour
 			for i := range v.spec.Tracks {
 				v.spec.Tracks[i].Report = engine.Report{
-					Interval: 300 * time.Millisecond, Due: 400 * time.Millisecond, Clock: clock, Tail: tail, Packets: 1000, Octets: 1 << 20,
+					Interval: 300 * time.Millisecond, Due: 400 * time.Millisecond, Clock: clock, Still: test.still, Tail: tail, Packets: 1000, Octets: 1 << 20,
 				}
 			}
 			v.spec.From = 2 * time.Second
@@ -412,12 +412,15 @@ func (v *viewer) reports(track int, tail []byte, clock time.Duration) {
 		if d := at.Sub(v.at[track][0]); d < 0 || d > 3*time.Second {
 			v.t.Errorf("track %d: a report %v after the first packet", track, d)
 		}
-		want := uint32(int64(at.Sub(v.spec.Base).Seconds()*float64(h.RTPScale))) + m.Time
-		if d := int32(sr.RTPTime - want); d < -int32(h.RTPScale/100) || d > int32(h.RTPScale/100) {
-			v.t.Errorf("track %d: RTP time off by %d of %d a second", track, d, h.RTPScale)
-		}
 		if sr.PacketCount <= 1000 || sr.PacketCount <= last || sr.PacketCount > 1000+uint32(len(v.got[track])) {
 			v.t.Fatalf("track %d: %d packets counted", track, sr.PacketCount)
+		}
+		want, slack := uint32(int64(at.Sub(v.spec.Base).Seconds()*float64(h.RTPScale)))+m.Time, int32(h.RTPScale/100)
+		if v.spec.Tracks[track].Report.Still {
+			want, slack = binary.BigEndian.Uint32(v.got[track][sr.PacketCount-1001][4:]), 0
+		}
+		if d := int32(sr.RTPTime - want); d < -slack || d > slack {
+			v.t.Errorf("track %d: RTP time off by %d of %d a second", track, d, h.RTPScale)
 		}
 		octets := uint32(1 << 20)
 		for _, p := range v.got[track][:sr.PacketCount-1000] {

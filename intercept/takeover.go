@@ -382,7 +382,7 @@ func (i *Interceptor) roomFor(s *session, url string) bool {
 // report is the style in which the engine goes on reporting.
 func (i *Interceptor) report(m *media, lag uint32) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
-	out := engine.Report{Interval: r.interval, Clock: r.clock, Lag: lag, Tail: r.tail, Packets: packets, Octets: octets}
+	out := engine.Report{Interval: r.interval, Clock: r.clock, Still: r.still, Lag: lag, Tail: r.tail, Packets: packets, Octets: octets}
 	if out.Interval == 0 {
 		out.Interval = time.Duration(i.reportInterval.Load())
 	} else {

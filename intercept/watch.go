@@ -27,6 +27,7 @@ type watch struct {
 	passed  bool   // something was passed on: last holds
 	up      uint16 // sequence number of the upstream's last packet
 	last    uint16 // of the last one passed on, as the client knows it
+	time    uint32 // its timestamp, likewise
 	halted  uint16 // last, when the engine stopped
 	packets uint32 // passed on
 	octets  uint32 // of payload, RFC 3550 §6.4.1
@@ -53,6 +54,7 @@ type report struct {
 	fresh    bool          // the last one came after the last PLAY
 	at       time.Time     // arrival of the last one
 	time     uint32        // RTP timestamp in it, as the client knows it
+	still    bool          // which is that of the packet before
 	clock    time.Duration // the upstream's NTP clock less ours
 	interval time.Duration // between the last two
 	tail     []byte        // what follows the SR in the compound
@@ -89,13 +91,14 @@ func (w *watch) renumber(p []byte) {
 	if w.again {
 		w.followOn(seq)
 	}
-	if w.shift != (shift{}) {
-		seq += w.shift.seq
-		binary.BigEndian.PutUint16(p[2:], seq)
-		binary.BigEndian.PutUint32(p[4:], binary.BigEndian.Uint32(p[4:])+w.shift.time)
-	}
+	seq, time := seq+w.shift.seq, binary.BigEndian.Uint32(p[4:])+w.shift.time
+	binary.BigEndian.PutUint16(p[2:], seq)
+	binary.BigEndian.PutUint32(p[4:], time)
 	if !w.passed || int16(seq-w.last) > 0 {
-		w.last, w.passed = seq, true
+		w.last, w.time, w.passed = seq, time, true
+	}
+	if time == w.report.time && !w.report.at.IsZero() { // the report overtook it
+		w.report.still = true
 	}
 	w.packets++
 	w.octets += uint32(len(p) - 12)
@@ -209,6 +212,7 @@ func (w *watch) sender(p []byte, at time.Time, last bool) {
 		w.report.tail = append(w.report.tail[:0], tail...)
 	}
 	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
+	w.report.still = w.passed && w.report.time == w.time
 	binary.BigEndian.PutUint32(p[16:], w.report.time)
 	if w.shift != (shift{}) { // the engine has sent some of them
 		binary.BigEndian.PutUint32(p[20:], w.packets)
