@@ -162,13 +162,16 @@ func newViewerOf(t *testing.T, addr, path string, tcp bool, most int) *viewer {
 		if !tcp {
 			rtp, rtcp := udpPair(t)
 			v.udp = append(v.udp, rtp, rtcp)
-			v.work.Go(func() { v.datagrams(n, rtp, false) })
-			v.work.Go(func() { v.datagrams(n, rtcp, true) })
 			port := rtp.LocalAddr().(*net.UDPAddr).Port
 			transport = fmt.Sprintf("RTP/AVP;unicast;client_port=%d-%d", port, port+1)
 		}
 		a := v.must("SETUP", control, "Transport: "+transport)
 		v.session, _, _ = strings.Cut(a.header.Get("Session"), ";")
+		if !tcp {
+			from := portsOf(t, a)
+			v.work.Go(func() { v.datagrams(n, v.udp[2*n], from, false) })
+			v.work.Go(func() { v.datagrams(n, v.udp[2*n+1], from+1, true) })
+		}
 	}
 	return v
 }
@@ -274,14 +277,26 @@ func (v *viewer) readAll() error {
 	}
 }
 
-func (v *viewer) datagrams(media int, c *net.UDPConn, report bool) {
+// portsOf is the first of the server ports that an answer to SETUP tells.
+func portsOf(t *testing.T, a answer) (port uint16) {
+	t.Helper()
+	_, ports, _ := strings.Cut(a.header.Get("Transport"), "server_port=")
+	if _, err := fmt.Sscanf(ports, "%d-", &port); err != nil {
+		t.Fatalf("Transport: %s: %v", a.header.Get("Transport"), err)
+	}
+	return port
+}
+
+// datagrams takes those from one port: others are for who had ours before, in
+// another test.
+func (v *viewer) datagrams(media int, c *net.UDPConn, from uint16, report bool) {
 	b := make([]byte, 65536)
 	for {
-		n, err := c.Read(b)
+		n, sender, err := c.ReadFromUDPAddrPort(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil {
+		if err == nil && sender.Port() == from {
 			v.packet(media, b[:n], report)
 		}
 	}
