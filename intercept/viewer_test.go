@@ -168,9 +168,9 @@ func newViewerOf(t *testing.T, addr, path string, tcp bool, most int) *viewer {
 		a := v.must("SETUP", control, "Transport: "+transport)
 		v.session, _, _ = strings.Cut(a.header.Get("Session"), ";")
 		if !tcp {
-			from := portsOf(t, a)
-			v.work.Go(func() { v.datagrams(n, v.udp[2*n], from, false) })
-			v.work.Go(func() { v.datagrams(n, v.udp[2*n+1], from+1, true) })
+			from, rtp, rtcp := portsOf(t, a), v.udp[2*n], v.udp[2*n+1]
+			v.work.Go(func() { v.datagrams(n, rtp, from, false) })
+			v.work.Go(func() { v.datagrams(n, rtcp, from+1, true) })
 		}
 	}
 	return v
