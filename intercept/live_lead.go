@@ -120,8 +120,7 @@ func (i *Interceptor) lift(g *group, b *session, lost bool) (why string) {
 	old := g.lead
 	g.lead, b.source = b, src
 	if old != nil {
-		old.setFeed(nil)
-		old.source = nil
+		old.source = nil // but it still feeds what is on its way
 	}
 	i.groups.mu.Unlock()
 	return ""

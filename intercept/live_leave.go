@@ -162,6 +162,7 @@ func (i *Interceptor) restore(s *session, plays bool, why string) {
 		}
 	}
 	s.hush(false)
+	s.setFeed(nil)
 	for _, m := range s.medias {
 		m.watch.follow()
 	}

@@ -42,6 +42,7 @@ type Group struct {
 	mu     sync.RWMutex // held to read while packets are on loan to the kernel
 	log    *log
 	source *Source
+	before *Source // its predecessor
 	bye    []byte // the Source's last goodbye, and of which Media
 	byeOf  int
 	closed bool
@@ -79,7 +80,7 @@ func (g *Group) Close() {
 	for _, m := range append(g.udp, g.tcp...) {
 		m.gone = true
 	}
-	g.udp, g.tcp, g.source, g.closed = nil, nil, nil, true
+	g.udp, g.tcp, g.source, g.before, g.closed = nil, nil, nil, nil, true
 	g.mu.Unlock()
 	g.ring()
 }
@@ -124,7 +125,7 @@ func (s *Source) Feed(media int, packets [][]byte, rtcp bool, at time.Time) {
 	g.mu.Lock()
 	switch {
 	case media >= len(s.ssrc) || g.closed:
-	case g.source == s:
+	case g.source == s || g.before == s && !rtcp && g.source.doubts(media): // its last ones may still come
 		for _, p := range packets {
 			g.take(s, media, p, rtcp, at)
 		}
@@ -185,7 +186,7 @@ func (g *Group) take(s *Source, media int, p []byte, rtcp bool, at time.Time) {
 	}
 	e.seq, e.time = e.seq+m.Seq, e.time+m.Time
 	had := g.log.find(media, e.seq)
-	if s.doubt != nil && s.doubt[media] && to.started {
+	if s.doubts(media) && to.started {
 		if s.moved = had == nil && !to.fits(Mapping{}, &e, g.rates[media]); s.moved {
 			return
 		}
@@ -200,6 +201,9 @@ func (g *Group) take(s *Source, media int, p []byte, rtcp bool, at time.Time) {
 	}
 	g.last.Store(at.UnixNano())
 }
+
+// doubts says whether it is not known yet where in a Media the Source begins.
+func (s *Source) doubts(media int) bool { return s.doubt != nil && s.doubt[media] }
 
 // SSRC is what a Media's packets come with.
 func (s *Source) SSRC(media int) uint32 {
@@ -257,7 +261,7 @@ func (s *Source) lead(maps []Mapping) {
 		maps = make([]Mapping, len(s.ssrc))
 	}
 	trial := s.trial
-	s.trial, s.maps, g.source, g.bye = nil, maps, s, nil
+	s.trial, s.maps, g.before, g.source, g.bye = nil, maps, g.source, s, nil
 	last := make([]place, len(maps))
 	for n, m := range g.log.medias {
 		last[n] = *m

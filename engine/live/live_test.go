@@ -369,11 +369,13 @@ func TestRecall(t *testing.T) {
 		seq    uint16 // by which its numbers are others than known
 		change byte   // in its payloads
 		audio  uint16 // seq of its first packet of the silent Media, later; known: 51
+		late   bool   // which the Source before brings after all
 		leads  bool
 		moved  bool
 	}{
 		{name: "in common", first: 48, audio: 51, leads: true},
 		{name: "the very next", first: 51, audio: 51, leads: true},
+		{name: "a last one of the silent one", first: 51, audio: 52, late: true, leads: true},
 		{name: "one missing", first: 52},
 		{name: "other numbers", first: 51, seq: 1},
 		{name: "other payload", first: 48, change: 1},
@@ -416,7 +418,11 @@ func TestRecall(t *testing.T) {
 			if !c.leads {
 				return
 			}
-			feed(b, 1, 51, c.audio-5, body(51), 4)
+			if c.late {
+				feed(a, 0, 52, 52, body(99), 1) // of this one it brings nothing more
+				feed(a, 1, 51, 51, body(51), 2)
+			}
+			feed(b, 1, int(min(c.audio, 52)), c.audio-5, body(int(min(c.audio, 52))), 4)
 			feed(b, 0, 52, 52-5, body(52), 3)
 			if b.Moved() != c.moved {
 				t.Errorf("moved: %v", b.Moved())
@@ -424,7 +430,11 @@ func TestRecall(t *testing.T) {
 			if c.moved {
 				return
 			}
-			wait(t, "all", func() bool { return m.Stats().Packets >= 103 })
+			want := uint64(103)
+			if c.late {
+				want++
+			}
+			wait(t, "all", func() bool { return m.Stats().Packets >= want })
 			m.Leave()
 			next := [2]int{1, 1}
 			for _, p := range view.got {
