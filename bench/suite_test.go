@@ -94,7 +94,7 @@ func TestSuite(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			cfg := s.cfg
 			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 5*time.Second)
-			if s.loads == nil {
+			if s.loads == nil && os.Getenv("SHIM_BENCH_LOADS") == "" {
 				cfg.Sessions = []int{fourFifths(t, out)}
 			}
 			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20, GRO: cfg.GRO}
