@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
+// DefaultReport is the usual interval of reports (RFC 3550 §6.2).
+const DefaultReport = 5 * time.Second
+
 const (
-	defaultReport = 5 * time.Second
-	reportSize    = 28 // of a sender report without report blocks
-	ntpEpoch      = 2208988800
+	reportSize = 28 // of a sender report without report blocks
+	ntpEpoch   = 2208988800
 )
 
 // putReport writes a sender report (RFC 3550 §6.4.1) over b, with the tail

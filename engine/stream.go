@@ -56,7 +56,7 @@ type StreamTrack struct {
 // Report is the style of a Stream's sender reports (RFC 3550 §6.4.1), learned
 // from the upstream's.
 type Report struct {
-	Interval        time.Duration // 0 means 5 s
+	Interval        time.Duration // 0 means DefaultReport
 	Due             time.Duration // until the first one; 0 is right after the first packet
 	Clock           time.Duration // the upstream's NTP clock less ours
 	Still           bool          // RTP times are the last packet's; otherwise they go on with the clock,
@@ -160,7 +160,7 @@ func (e *Engine) openStream(spec StreamSpec) (*Stream, error) {
 		}
 		r.Seek(spec.From)
 		s.source.readers = append(s.source.readers, r)
-		t.Report.Interval = cmp.Or(t.Report.Interval, defaultReport)
+		t.Report.Interval = cmp.Or(t.Report.Interval, DefaultReport)
 		s.lines[i] = line{StreamTrack: t, track: spec.File.Track(t.Track)}
 	}
 	for i := range s.source.slots {

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -384,7 +385,7 @@ func (i *Interceptor) report(m *media, lag uint32) engine.Report {
 	_, _, packets, octets, r := m.watch.state()
 	out := engine.Report{Interval: r.interval, Clock: r.clock, Still: r.still, Lag: lag, Tail: r.tail, Packets: packets, Octets: octets}
 	if out.Interval == 0 {
-		out.Interval = time.Duration(i.reportInterval.Load())
+		out.Interval = cmp.Or(time.Duration(i.reportInterval.Load()), engine.DefaultReport)
 	} else {
 		i.reportInterval.Store(int64(out.Interval))
 	}

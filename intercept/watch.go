@@ -20,19 +20,19 @@ type watch struct {
 	index int // of the Media in its session
 
 	mu      sync.Mutex
-	feed    feed   // whoever else looks at the packets
-	held    bool   // packets are held back
-	kept    *kept  // of those, while a PLAY is on its way; nil otherwise
-	seen    bool   // something came: up, ssrc, upTime hold
-	passed  bool   // something was passed on: last holds
-	up      uint16 // sequence number of the upstream's last packet
-	last    uint16 // of the last one passed on, as the client knows it
-	time    uint32 // its timestamp, likewise
-	halted  uint16 // last, when the engine stopped
-	packets uint32 // passed on
-	octets  uint32 // of payload, RFC 3550 §6.4.1
-	again   bool   // the next packet follows the last one, if it is not later anyway
-	shift   shift  // added to what is passed on
+	feed    feed       // whoever else looks at the packets
+	held    bool       // packets are held back
+	kept    *kept      // of those, while a PLAY is on its way; nil otherwise
+	seen    bool       // something came: up, ssrc, upTime hold
+	passed  bool       // something was passed on: last holds
+	up      uint16     // sequence number of the upstream's last packet
+	last    uint16     // of the last one passed on, as the client knows it
+	times   [16]uint32 // timestamps of the latest ones passed on, likewise: packet n's is times[n%16]
+	halted  uint16     // last, when the engine stopped
+	packets uint32     // passed on
+	octets  uint32     // of payload, RFC 3550 §6.4.1
+	again   bool       // the next packet follows the last one, if it is not later anyway
+	shift   shift      // added to what is passed on
 	report  report
 	senders [][]byte                             // scratch
 	counts  func() (rtp, packets, octets uint32) // for reports, while the engine sends
@@ -54,7 +54,7 @@ type report struct {
 	fresh    bool          // the last one came after the last PLAY
 	at       time.Time     // arrival of the last one
 	time     uint32        // RTP timestamp in it, as the client knows it
-	still    bool          // which is that of the packet before
+	still    bool          // which is that of a packet, and does not go on with the clock
 	clock    time.Duration // the upstream's NTP clock less ours
 	interval time.Duration // between the last two
 	tail     []byte        // what follows the SR in the compound
@@ -95,11 +95,12 @@ func (w *watch) renumber(p []byte) {
 	binary.BigEndian.PutUint16(p[2:], seq)
 	binary.BigEndian.PutUint32(p[4:], time)
 	if !w.passed || int16(seq-w.last) > 0 {
-		w.last, w.time, w.passed = seq, time, true
+		w.last, w.passed = seq, true
 	}
 	if time == w.report.time && !w.report.at.IsZero() { // the report overtook it
 		w.report.still = true
 	}
+	w.times[w.packets%uint32(len(w.times))] = time
 	w.packets++
 	w.octets += uint32(len(p) - 12)
 }
@@ -212,7 +213,8 @@ func (w *watch) sender(p []byte, at time.Time, last bool) {
 		w.report.tail = append(w.report.tail[:0], tail...)
 	}
 	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
-	w.report.still = w.passed && w.report.time == w.time
+	// Others of a burst may have overtaken it.
+	w.report.still = slices.Contains(w.times[:min(w.packets, uint32(len(w.times)))], w.report.time)
 	binary.BigEndian.PutUint32(p[16:], w.report.time)
 	if w.shift != (shift{}) { // the engine has sent some of them
 		binary.BigEndian.PutUint32(p[20:], w.packets)

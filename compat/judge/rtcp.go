@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pion/rtcp"
+
 	"rtspshim/compat/talk"
 )
 
@@ -26,6 +28,9 @@ func (d *differ) rtcp(name string, a, b *talk.Track) {
 	d.text(Media, name, "SSRC in sender reports", reportSSRC(a), reportSSRC(b))
 	if ia, ib := interval(a), interval(b); ia > 0 && ib > 0 {
 		d.number(Timing, name, "RTCP interval", ia, ib, max(1, ia/2), "s")
+	}
+	if sa, sb := times(a), times(b); sa != "" && sb != "" {
+		d.text(Media, name, "RTP time in sender reports", sa, sb)
 	}
 	ma, okA := mapping(d.a, a)
 	mb, okB := mapping(d.b, b)
@@ -119,10 +124,37 @@ func interval(t *talk.Track) float64 {
 	return (last - first).Seconds() / float64(n-1)
 }
 
+// ofPacket says whether a report's RTP time is that of a packet sent before, as some
+// servers have it, and not of the moment.
+func ofPacket(t *talk.Track, sr *rtcp.SenderReport) bool {
+	return slices.ContainsFunc(t.Packets, func(p talk.Packet) bool { return p.Timestamp == sr.RTPTime })
+}
+
+// times tells what RTP times the reports have, if there are two at least.
+func times(t *talk.Track) string {
+	n, named := 0, 0
+	for _, r := range t.Reports {
+		if r.SR == nil {
+			continue
+		}
+		if n++; ofPacket(t, r.SR) {
+			named++
+		}
+	}
+	switch {
+	case n < 2:
+		return ""
+	case named == n:
+		return "a packet's"
+	}
+	return "of the moment"
+}
+
 type srMapping struct{ media, clock float64 }
 
 // mapping compares sender reports with the packets around them: the RTP time
-// they name against the last packet's, and their NTP time against our clock.
+// they name against the last packet's, as it goes on, and their NTP time against
+// our clock.
 func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 	var media, clock []float64
 	for _, report := range t.Reports {
@@ -137,8 +169,11 @@ func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 			continue
 		}
 		p := t.Packets[k]
-		since := (report.At - p.At).Seconds()
-		media = append(media, float64(int32(report.SR.RTPTime-p.Timestamp))/float64(t.Clock)-since)
+		ahead := 0.0
+		if !ofPacket(t, report.SR) {
+			ahead = float64(int32(report.SR.RTPTime-p.Timestamp))/float64(t.Clock) - (report.At - p.At).Seconds()
+		}
+		media = append(media, ahead)
 		wall := r.Began.Add(report.At)
 		ntp := float64(report.SR.NTPTime>>32) - ntpEpoch + float64(uint32(report.SR.NTPTime))/(1<<32)
 		clock = append(clock, ntp-float64(wall.UnixNano())/1e9)

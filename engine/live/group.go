@@ -43,7 +43,7 @@ type Group struct {
 	log    *log
 	source *Source
 	before *Source // its predecessor
-	bye    []byte // the Source's last goodbye, and of which Media
+	bye    []byte  // the Source's last goodbye, and of which Media
 	byeOf  int
 	closed bool
 	udp    []*Member // Members that Send serves
