@@ -142,9 +142,9 @@ func times(t *talk.Track) string {
 		}
 	}
 	switch {
-	case n < 2:
+	case n < 2 || 2*named == n: // a packet may have been lost
 		return ""
-	case named == n:
+	case 2*named > n:
 		return "a packet's"
 	}
 	return "of the moment"
