@@ -36,32 +36,21 @@ func (p Pieces) At(off int64, n int) []byte {
 	return p[i].Bytes[o:min(o+int64(n), int64(len(p[i].Bytes)))]
 }
 
-// Cycle is one interval of one reader: first what to read, then the packets.
-// It is used again and again, so that nothing is allocated once it has grown
-// to the size of the stream. The zero Cycle is ready to use.
+// Cycle is one interval of one reader: first what to read, then the packets, which
+// lie in pages that it has with other readers. It is used again and again, so that
+// nothing is allocated for pages that somebody has. The zero Cycle is ready to use.
 type Cycle struct {
 	From, To time.Duration
 
 	// Extents are those to read: after Plan all, after Load the missing ones.
 	Extents []Extent
 
-	r       *Reader
-	data    Data
-	windows []window // one a stream
-	entries []entry
-	spans   []span
-	left    int
+	data   Data
+	leaves []leaf // by stream, then by time
 }
 
-// window is what a cycle looks at in one stream.
-type window struct {
-	lo, hi      int // hint samples
-	start, seen int // as in stream
-	next, end   int // entries not yet given out
-}
-
-// entry is one packet. There are some hundred for each second of each viewer:
-// they are as small as they can be.
+// entry is one packet. There are some hundred for each second of each movie that
+// plays: they are as small as they can be.
 type entry struct {
 	due    time.Duration
 	spread int32  // nanoseconds behind due that it is sent
@@ -85,8 +74,8 @@ func (s span) off() int64 { return int64(s >> 16) }
 func (s span) n() int     { return int(s & 0xffff) }
 
 func (c *Cycle) reset(r *Reader, to time.Duration) {
-	*c = Cycle{From: r.from, To: to, r: r, Extents: c.Extents[:0],
-		windows: c.windows[:0], entries: c.entries[:0], spans: c.spans[:0]}
+	clear(c.leaves) // others may need their pages no more
+	*c = Cycle{From: r.from, To: to, Extents: c.Extents[:0], leaves: c.leaves[:0]}
 }
 
 // Load reads the hints of the planned interval from data and makes the packets
@@ -94,29 +83,22 @@ func (c *Cycle) reset(r *Reader, to time.Duration) {
 // what to bring in addition; then load again with all of it. The data must stay
 // as it is until the last packet was taken and sent.
 func (r *Reader) Load(c *Cycle, data Data) (bool, error) {
-	c.Extents, c.entries, c.spans = c.Extents[:0], c.entries[:0], c.spans[:0]
-	c.data, c.left = data, 0
-	for i := range r.streams {
-		s, w := &r.streams[i], &c.windows[i]
-		w.next, w.end = len(c.entries), len(c.entries)
-		s.owed = w.hi
-		for lo := w.lo; lo < w.hi; {
-			// One bunch: samples of one time.
-			hi := min(max(s.t.samples.lower(s.t.samples.time(lo)+1), lo+1), w.hi)
-			first := len(c.entries)
-			for k := lo; k < hi; k++ {
-				if err := r.loadSample(c, s, k); err != nil {
-					return false, err
-				}
-			}
-			r.schedule(c, s, c.entries[first:], s.t.due(s.t.samples.time(hi)))
-			c.entries = c.entries[:first+r.keep(c, s, w, c.entries[first:])]
-			lo = hi
+	c.Extents, c.data = c.Extents[:0], data
+	for i := range c.leaves {
+		l := &c.leaves[i]
+		s := &r.streams[l.track]
+		if i == 0 || c.leaves[i-1].track != l.track {
+			s.owed = l.hi
 		}
-		w.end = len(c.entries)
-		sortBySend(c.entries[w.next:])
-		c.left += w.end - w.next
-		r.cover(c, c.entries[w.next:])
+		if l.page == nil {
+			if err := r.write(c, l); err != nil {
+				return false, err
+			}
+		}
+		if l.page != nil {
+			s.owed, s.page = min(s.owed, c.open(l)), l.page
+			c.cover(l)
+		}
 	}
 	if len(c.Extents) == 0 {
 		return true, nil
@@ -127,7 +109,7 @@ func (r *Reader) Load(c *Cycle, data Data) (bool, error) {
 // schedule sets when the packets of one bunch are sent; next is when the
 // bunch after it is due. It depends on the bunch alone, not on the interval, so
 // that a packet has one time however the movie is cut into intervals.
-func (r *Reader) schedule(c *Cycle, s *stream, e []entry, next time.Duration) {
+func (r *Reader) schedule(e []entry, next time.Duration) {
 	if r.cfg.AsHinted || len(e) < 2 {
 		return
 	}
@@ -152,23 +134,6 @@ func (r *Reader) schedule(c *Cycle, s *stream, e []entry, next time.Duration) {
 	}
 }
 
-// keep moves the packets that belong into the interval to the front, returns
-// their number, and notes what is owed to the next interval.
-func (r *Reader) keep(c *Cycle, s *stream, w *window, e []entry) int {
-	n := 0
-	for i := range e {
-		switch {
-		case int(e[i].sample) < w.start: // before a seek into a bunch
-		case e[i].send() >= c.To:
-			s.owed = min(s.owed, int(e[i].sample))
-		case e[i].send() >= c.From || int(e[i].sample) >= w.seen:
-			e[n] = e[i]
-			n++
-		}
-	}
-	return n
-}
-
 func sortBySend(e []entry) {
 	bySend := func(a, b entry) int { return cmp.Compare(a.send(), b.send()) }
 	for i := 1; i < len(e); i++ {
@@ -179,10 +144,14 @@ func sortBySend(e []entry) {
 	}
 }
 
-// cover adds the parts of the packets that are not in the data to c.Extents.
-func (r *Reader) cover(c *Cycle, e []entry) {
-	for i := range e {
-		for _, s := range c.spans[e[i].span:][:e[i].spans] {
+// cover adds to c.Extents the parts that are not in the data, of packets that the
+// interval holds.
+func (c *Cycle) cover(l *leaf) {
+	at := *l
+	for ; at.next < at.stop; c.skip(&at) {
+		e := &at.entries[at.next]
+		at.next++
+		for _, s := range at.spans[e.span:][:e.spans] {
 			for off, n := s.off(), s.n(); n > 0; {
 				k := len(c.data.At(off, n))
 				if k == 0 {
@@ -195,31 +164,30 @@ func (r *Reader) cover(c *Cycle, e []entry) {
 	}
 }
 
-// Len returns the number of packets left in the cycle.
-func (c *Cycle) Len() int { return c.left }
-
 // Next takes the packet to be sent next; false when there are no more in
 // the interval. Packets of different tracks that are to be sent at the same
 // time come in the order of the tracks.
 func (c *Cycle) Next(p *Packet) bool {
-	best := -1
-	for i := range c.windows {
-		w := &c.windows[i]
-		if w.next < w.end && (best < 0 || c.entries[w.next].send() < c.entries[c.windows[best].next].send()) {
-			best = i
+	var best *leaf
+	var at time.Duration
+	for i := range c.leaves {
+		if l := &c.leaves[i]; l.next < l.stop {
+			if send := l.entries[l.next].send(); best == nil || send < at {
+				best, at = l, send
+			}
 		}
 	}
-	if best < 0 {
+	if best == nil {
 		return false
 	}
-	e := &c.entries[c.windows[best].next]
-	c.windows[best].next++
-	c.left--
-	p.Track, p.Sample = best, int(e.sample)
+	e := &best.entries[best.next]
+	best.next++
+	c.skip(best)
+	p.Track, p.Sample = best.track, int(e.sample)
 	p.Due, p.Send = e.due, e.send()
 	p.Bits, p.Seq, p.Time, p.flags = e.bits, e.seq, e.ts, e.flags
 	p.Size, p.Payload = int(e.size), p.Payload[:0]
-	for _, s := range c.spans[e.span:][:e.spans] {
+	for _, s := range best.spans[e.span:][:e.spans] {
 		for off, n := s.off(), s.n(); n > 0; {
 			b := c.data.At(off, n)
 			if len(b) == 0 {

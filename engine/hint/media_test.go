@@ -259,7 +259,11 @@ func TestAppleQDM2(t *testing.T) {
 		}
 	}
 	used := 0
-	for _, s := range c.spans {
+	var spans []span
+	for _, l := range c.leaves {
+		spans = append(spans, l.spans...)
+	}
+	for _, s := range spans {
 		for i := range int64(s.n()) {
 			switch {
 			case hintBytes[s.off()+i]:

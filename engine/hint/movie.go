@@ -37,8 +37,8 @@ import (
 // ErrNoHints is returned by Movie.Reader for a movie without hint tracks.
 var ErrNoHints = errors.New("no hint tracks")
 
-// Movie holds the tables of a movie file. It does not change after Read and may
-// be shared by any number of readers.
+// Movie holds the tables of a movie file, and what its readers hold of its hints. It
+// may be shared by any number of readers.
 type Movie struct {
 	Name     string
 	Size     int64 // bytes
@@ -46,6 +46,7 @@ type Movie struct {
 	SDPLines string // the movie's own SDP lines (moov/udta/hnti), often none
 	Tracks   []*Track
 	Moov     Extent // of the box that all this was read from
+	pages    pages
 }
 
 // Track is one track of a movie.

@@ -60,8 +60,8 @@ func (p *Packet) PutHeader(b *[12]byte, seqOffset uint16, timeOffset, ssrc uint3
 	binary.BigEndian.PutUint32(b[8:], ssrc)
 }
 
-// loadSample appends the packets of hint sample i, or the sample's extent to
-// c.Extents when it is not in the data.
+// loadSample appends the packets of hint sample i to the draft, or the sample's
+// extent to c.Extents when it is not in the data.
 func (r *Reader) loadSample(c *Cycle, s *stream, i int) error {
 	off, ok := s.hint.find(i)
 	if !ok {
@@ -75,7 +75,7 @@ func (r *Reader) loadSample(c *Cycle, s *stream, i int) error {
 			return nil
 		}
 	}
-	l := loader{r: r, c: c, s: s, sample: i, off: off, b: b}
+	l := loader{r: r, d: &r.draft, s: s, sample: i, off: off, b: b}
 	return l.load()
 }
 
@@ -97,7 +97,7 @@ func (r *Reader) gather(c *Cycle, off int64, n int) []byte {
 // loader reads one hint sample (9.1.3).
 type loader struct {
 	r      *Reader
-	c      *Cycle
+	d      *page
 	s      *stream
 	sample int
 	off    int64
@@ -139,8 +139,8 @@ func (l *loader) entry(at int64, ts uint32) error {
 	if len(l.b)-l.p < 12 {
 		return l.errorf("packet entry cut off")
 	}
-	if len(l.c.entries) >= l.r.cfg.MaxPackets || len(l.c.spans) >= spansPerPacket*l.r.cfg.MaxPackets {
-		return l.r.limit(l.s.t, "%d packets in one interval", len(l.c.entries))
+	if len(l.d.entries) >= l.r.cfg.MaxPackets || len(l.d.spans) >= spansPerPacket*l.r.cfg.MaxPackets {
+		return l.r.limit(l.s.t, "%d packets in one second", len(l.d.entries))
 	}
 	h := l.b[l.p:]
 	relative := int64(int32(binary.BigEndian.Uint32(h)))
@@ -148,14 +148,14 @@ func (l *loader) entry(at int64, ts uint32) error {
 		if ticks(max(relative, -relative), int64(l.s.t.TimeScale)) > maxRelative {
 			return l.errorf("due %d units from its sample's time", relative)
 		}
-		l.s.early, l.s.late = max(l.s.early, -relative), max(l.s.late, relative)
+		l.d.early, l.d.late = max(l.d.early, -relative), max(l.d.late, relative)
 	}
 	due := l.s.t.due(at + relative)
 	e := entry{due: due, sample: uint32(l.sample), ts: ts,
 		bits:  rtpVersion2 | binary.BigEndian.Uint16(h[4:])&rtpHintBits,
 		seq:   binary.BigEndian.Uint16(h[6:]) + l.s.t.seqOffset,
 		flags: binary.BigEndian.Uint16(h[8:]),
-		span:  uint32(len(l.c.spans)),
+		span:  uint32(len(l.d.spans)),
 	}
 	count := int(binary.BigEndian.Uint16(h[10:]))
 	l.p += 12
@@ -173,8 +173,8 @@ func (l *loader) entry(at int64, ts uint32) error {
 		}
 		l.p += 16
 	}
-	e.spans = uint16(len(l.c.spans) - int(e.span))
-	l.c.entries = append(l.c.entries, e)
+	e.spans = uint16(len(l.d.spans) - int(e.span))
+	l.d.entries = append(l.d.entries, e)
 	return nil
 }
 
@@ -257,8 +257,9 @@ func (l *loader) media(e *entry, d []byte) error {
 	cur := &l.s.hint
 	if f != nil {
 		cur = &f.cur
-		f.before = max(f.before, min(f.lo-i, f.reach))
-		f.after = max(f.after, min(i+1-f.hi, f.reach))
+		o := &l.d.outside[d[1]]
+		o.before = max(o.before, min(f.lo-i, f.reach))
+		o.after = max(o.after, min(i+1-f.hi, f.reach))
 	} else if i == l.sample && bytes == 1 && per == 1 && off+n <= int64(len(l.b)) {
 		return l.add(e, l.off+off, int(n)) // data at the end of the sample itself
 	}
@@ -309,10 +310,10 @@ func (l *loader) add(e *entry, off int64, n int) error {
 	if e.size += uint16(n); n == 0 {
 		return nil
 	}
-	if k := len(l.c.spans) - 1; k >= int(e.span) && l.c.spans[k].off()+int64(l.c.spans[k].n()) == off {
-		l.c.spans[k] += span(n)
+	if k := len(l.d.spans) - 1; k >= int(e.span) && l.d.spans[k].off()+int64(l.d.spans[k].n()) == off {
+		l.d.spans[k] += span(n)
 	} else {
-		l.c.spans = append(l.c.spans, span(off<<16|int64(n)))
+		l.d.spans = append(l.d.spans, span(off<<16|int64(n)))
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ type Reader struct {
 	from    time.Duration
 	streams []stream
 	scratch []byte // a hint sample that lies in several buffers
+	draft   page   // the page that is being written
 }
 
 // stream is the reader's place in one hint track. Samples count from 0.
@@ -58,6 +59,7 @@ type stream struct {
 	t    *Track
 	hint cursor
 	refs []ref
+	page *page // that the last interval ended on
 
 	start int   // first sample to play after a seek
 	owed  int   // first sample that may hold packets not yet given out
@@ -71,8 +73,8 @@ type ref struct {
 	t      *Track // nil: not in the file
 	cur    cursor
 	oneOne bool // as many samples as hint samples: taken to go together
-	lo, hi int  // samples planned for
-	// how far outside of the plan the hints were seen to point
+	lo, hi int  // samples that the hints of a page are expected to point to
+	// how far outside of those they were seen to point
 	before, after int
 	reach         int // at most so far
 }
@@ -182,18 +184,12 @@ func (r *Reader) Plan(c *Cycle, to time.Duration) error {
 		if v := s.t.media(to); v < maxTicks-s.early {
 			w.hi = s.t.samples.lower(v + s.early)
 		}
-		// Packets due together are evened together, so their samples are
-		// looked at together.
-		if w.lo < w.hi {
-			w.lo = s.t.samples.lower(s.t.samples.time(w.lo))
-		}
 		w.hi = max(w.lo, w.hi)
 		if w.hi-w.lo > r.cfg.MaxPackets {
 			return r.limit(s.t, "%d hint samples due before %v", w.hi-w.lo, to)
 		}
 		s.seen, s.owed = max(s.seen, w.hi), s.tail(w, to, r.cfg.AsHinted)
-		c.windows = append(c.windows, w)
-		if err := r.planHints(c, s, w); err != nil {
+		if err := r.turn(c, i, w); err != nil {
 			return err
 		}
 		for k := range s.refs {
@@ -241,13 +237,13 @@ func (r *Reader) limit(t *Track, format string, a ...any) error {
 }
 
 // planHints adds the extents of the hint samples themselves.
-func (r *Reader) planHints(c *Cycle, s *stream, w window) error {
-	for i := w.lo; i < w.hi; {
+func (r *Reader) planHints(c *Cycle, s *stream, lo, hi int) error {
+	for i := lo; i < hi; {
 		off, ok := s.hint.find(i)
 		if !ok {
 			return r.noChunk(s.t, i)
 		}
-		end := min(s.hint.end, w.hi)
+		end := min(s.hint.end, hi)
 		n := s.t.samples.before(end) - s.t.samples.before(i)
 		if err := r.add(c, s.t, i, off, n); err != nil {
 			return err
@@ -257,28 +253,31 @@ func (r *Reader) planHints(c *Cycle, s *stream, w window) error {
 	return nil
 }
 
+// expect returns the samples that hint samples most likely point to: those of the
+// same numbers where both tracks have as many, else those of the same time.
+func (s *stream) expect(f *ref, lo, hi int) (from, to int) {
+	if f.t == nil || f.oneOne {
+		return lo, hi
+	}
+	u, a, b := &f.t.samples, int64(s.t.TimeScale), int64(f.t.TimeScale)
+	return u.lower(rescale(s.t.samples.time(lo), a, b)), u.lower(rescale(s.t.samples.time(hi), a, b) + 1)
+}
+
 // planMedia adds the extents of the media that a window of hint samples most
-// likely points into: the samples of the same numbers where both tracks have as
-// many, else those of the same time. Both are widened by what was seen so far.
+// likely points into, widened by what was seen so far.
 func (r *Reader) planMedia(c *Cycle, s *stream, f *ref, w window) error {
 	if f.t == nil || f.t.External() || w.lo == w.hi {
-		f.lo, f.hi = 0, 0
 		return nil
 	}
 	u := &f.t.samples
-	lo, hi := w.lo, w.hi
-	if !f.oneOne {
-		a, b := int64(s.t.TimeScale), int64(f.t.TimeScale)
-		lo = u.lower(rescale(s.t.samples.time(w.lo), a, b))
-		hi = u.lower(rescale(s.t.samples.time(w.hi), a, b) + 1)
-	}
-	f.lo, f.hi = max(lo-f.before, 0), min(hi+f.after, u.n)
-	for i := f.lo; i < f.hi; {
+	lo, hi := s.expect(f, w.lo, w.hi)
+	hi = min(hi+f.after, u.n)
+	for i := max(lo-f.before, 0); i < hi; {
 		off, ok := f.cur.find(i)
 		if !ok {
 			return nil // not needed, or Load will say so
 		}
-		end := min(f.cur.end, f.hi)
+		end := min(f.cur.end, hi)
 		n := u.before(end) - u.before(i)
 		if u.blockBytes > 0 {
 			// Bytes and samples have little to do with each other.
