@@ -82,8 +82,12 @@ func benchRelay(b *testing.B, c engine.Config, arrival string, framesPerMs int) 
 		to[i] = wire.NewDest(netip.AddrPortFrom(v4, uint16(r.UpstreamPort())), nil)
 	}
 	received, ended := make(chan int), atomic.Bool{}
+	in, err := n.NewInbox(64)
+	if err != nil {
+		b.Fatal(err)
+	}
 	go func() { // the clients
-		in, count := n.NewInbox(64), 0
+		count := 0
 		for !ended.Load() {
 			events, _ := poller.Wait(wire.Forever)
 			for _, e := range events {

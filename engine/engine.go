@@ -185,7 +185,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	for _, p := range e.pumps {
-		errs = append(errs, p.poller.Close())
+		errs = append(errs, p.poller.Close(), p.inbox.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -101,9 +102,13 @@ func newPump(name string, n *wire.Net, c *Config, epoch time.Time) (*pump, error
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	inbox, err := n.NewInbox(inboxSlots)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), poller.Close())
+	}
 	p := &pump{
 		name: name, poller: poller, gather: c.Gather, epoch: epoch, log: c.Logger,
-		inbox:  n.NewInbox(inboxSlots),
+		inbox:  inbox,
 		tokens: map[wire.Conn]int32{}, stats: PumpStats{Name: name}, shown: PumpStats{Name: name},
 		done: make(chan struct{}),
 	}

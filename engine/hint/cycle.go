@@ -43,6 +43,7 @@ type Cycle struct {
 	From, To time.Duration
 
 	// Extents are those to read: after Plan all, after Load the missing ones.
+	// They are there until the reader's next call.
 	Extents []Extent
 
 	data   Data
@@ -75,7 +76,7 @@ func (s span) n() int     { return int(s & 0xffff) }
 
 func (c *Cycle) reset(r *Reader, to time.Duration) {
 	clear(c.leaves) // others may need their pages no more
-	*c = Cycle{From: r.from, To: to, Extents: c.Extents[:0], leaves: c.leaves[:0]}
+	*c = Cycle{From: r.from, To: to, Extents: r.extents[:0], leaves: c.leaves[:0]}
 }
 
 // Load reads the hints of the planned interval from data and makes the packets

@@ -52,6 +52,7 @@ type Reader struct {
 	streams []stream
 	scratch []byte // a hint sample that lies in several buffers
 	draft   page   // the page that is being written
+	extents []Extent
 }
 
 // stream is the reader's place in one hint track. Samples count from 0.
@@ -178,6 +179,7 @@ func (t *Track) locate(at time.Duration) int {
 // time tables; Load says when that fell short.
 func (r *Reader) Plan(c *Cycle, to time.Duration) error {
 	c.reset(r, to)
+	defer func() { r.extents = c.Extents }()
 	for i := range r.streams {
 		s := &r.streams[i]
 		w := window{lo: s.owed, hi: s.t.samples.n, start: s.start, seen: s.seen}

@@ -289,7 +289,7 @@ func TestLostInTheReceiveBuffer(t *testing.T) {
 	n := mustOpen(t, Options{SocketBuffer: 64 << 10, GSO: Off})
 	out, in := mustListen(t, n, loopbacks[0]), mustListen(t, n, loopbacks[0])
 	to := NewDest(in.Local(), nil)
-	b, inbox := n.NewBatch(), n.NewInbox(32)
+	b, inbox := n.NewBatch(), mustInbox(t, n, 32)
 	send := func(count int) {
 		for range count {
 			b.Add(out, to, make([]byte, 1400))
@@ -335,7 +335,7 @@ func TestNoAllocations(t *testing.T) {
 			if err := p.Add(in, 1); err != nil {
 				t.Fatal(err)
 			}
-			b, inbox := n.NewBatch(), n.NewInbox(64)
+			b, inbox := n.NewBatch(), mustInbox(t, n, 64)
 			first, second := NewDest(in.Local(), nil), NewDest(end.Local(), nil)
 			header, payload := make([]byte, 12), make([]byte, 1400)
 			forwarded := 0

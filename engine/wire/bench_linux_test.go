@@ -34,9 +34,9 @@ func receivers(b *testing.B, n *Net, count int) []netip.AddrPort {
 	}
 	done := make(chan struct{})
 	stop := make(chan struct{})
+	in := mustInbox(b, n, recvMessages)
 	go func() {
 		defer close(done)
-		in := n.NewInbox(recvMessages)
 		for {
 			events, err := p.Wait(Forever)
 			if err != nil {

@@ -145,7 +145,10 @@ type inboxSys struct {
 // controlBytes holds the segment size (int) and the drop counter (u32).
 const controlBytes = 2 * (unix.SizeofCmsghdr + 8)
 
-func (in *Inbox) init() {
+func (in *Inbox) init(size int) (err error) {
+	if in.memory, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
 	n := len(in.msgs)
 	s := inboxSys{
 		hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n),
@@ -161,6 +164,15 @@ func (in *Inbox) init() {
 		h.Control = &s.ctrls[i][0]
 	}
 	in.sys = s
+	return nil
+}
+
+// Close gives the memory back. Nobody may hold a Message any more.
+func (in *Inbox) Close() error {
+	if in.sys.hdrs == nil {
+		return nil
+	}
+	return os.NewSyscallError("munmap", unix.Munmap(in.memory))
 }
 
 func (c *fastConn) Recv(in *Inbox) ([]Message, error) {

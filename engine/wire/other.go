@@ -23,7 +23,11 @@ func listenFast(netip.AddrPort, *Net) (Conn, error) { panic("wire: no fast Conn 
 
 func newFastSender() sender { panic("wire: no fast sender on this system") }
 
-func (in *Inbox) init() {}
+func (in *Inbox) init(int) error { return nil }
+
+// Close gives the memory back.
+func (in *Inbox) Close() error { return nil }
+
 func (d *Dest) init()   {}
 
 // NewPoller opens a Poller.

@@ -220,7 +220,8 @@ func (m *Message) Count() int {
 const slotBytes = 64<<10 + 2<<10
 
 // Inbox is the receive memory of one pump: a fixed number of slots of 66 KiB
-// address space, one for each Message.
+// address space, one for each Message. Where it can it lies beside Go's memory, of
+// which it would be the largest part: the collector would let as much more garbage lie.
 type Inbox struct {
 	memory []byte
 	msgs   []Message
@@ -229,12 +230,13 @@ type Inbox struct {
 }
 
 // NewInbox allocates an Inbox for that many Messages.
-func (n *Net) NewInbox(slots int) *Inbox {
-	in := &Inbox{memory: make([]byte, slots*slotBytes), msgs: make([]Message, slots)}
-	if !n.Plain {
-		in.init()
+func (n *Net) NewInbox(slots int) (*Inbox, error) {
+	in := &Inbox{msgs: make([]Message, slots)}
+	if n.Plain {
+		in.memory = make([]byte, slots*slotBytes)
+		return in, nil
 	}
-	return in
+	return in, in.init(slots * slotBytes)
 }
 
 // Full says that no slot is free: Recv would return nothing.

@@ -50,6 +50,20 @@ type collector struct {
 	runs   int // Messages of more than one datagram
 }
 
+func mustInbox(t testing.TB, n *Net, slots int) *Inbox {
+	t.Helper()
+	in, err := n.NewInbox(slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return in
+}
+
 func newCollector(t testing.TB, n *Net, conns ...Conn) *collector {
 	t.Helper()
 	p, err := n.NewPoller()
@@ -71,7 +85,7 @@ func newCollector(t testing.TB, n *Net, conns ...Conn) *collector {
 			t.Error(err)
 		}
 	})
-	return &collector{t: t, conns: conns, poller: p, inbox: n.NewInbox(64), got: make([][][]byte, len(conns)), from: map[netip.AddrPort]int{}}
+	return &collector{t: t, conns: conns, poller: p, inbox: mustInbox(t, n, 64), got: make([][][]byte, len(conns)), from: map[netip.AddrPort]int{}}
 }
 
 // collect waits for that many datagrams in all, at most five seconds.
