@@ -70,6 +70,8 @@ const (
 	needNew      = 8                // packets of each Media that prove a movie
 	needKnown    = 1                // and one already proved
 	feedPackets  = 256
+	againAfter   = 5 * time.Second // before another try, twice that the next time
+	againMost    = time.Minute
 	earlyMost    = 100 * time.Millisecond
 )
 
@@ -179,41 +181,81 @@ func (i *Interceptor) prove(ctx context.Context, s *session, name string, from t
 	if i.proved.has(key) {
 		need = needKnown
 	}
-	proof, err := i.cfg.Engine.NewProof(file, len(medias), from, need)
-	if err != nil {
-		return file, err
-	}
-	timeout := time.NewTimer(proofTimeout)
-	defer timeout.Stop()
-	for done := false; !done; {
-		select {
-		case seen := <-feed:
-			if done = proof.Packet(seen); done && medias[0].path == "tcp" {
-				_, done = proof.Ahead()
-			}
-			if proof.Why() != "" {
-				return file, errors.New(proof.Why())
-			}
-		case <-timeout.C:
-			return file, errors.New("too few packets to prove it")
-		case <-ctx.Done():
-			return file, nil
+	for wait := againAfter; ; wait = min(2*wait, againMost) {
+		proof, err := i.cfg.Engine.NewProof(file, len(medias), from, need)
+		if err == nil {
+			err = compare(ctx, proof, feed, medias[0].path == "tcp")
 		}
-	}
-	if !s.enter(ctx) {
-		return file, errors.New("the upstream owes an answer")
-	}
-	defer s.leave()
-	if ctx.Err() != nil {
-		return file, nil
-	}
-	if err := i.takeOver(ctx, s, proof, file, began, from); err != nil {
-		return file, err
+		if err != nil {
+			return file, err
+		}
+		if !s.enter(ctx) {
+			return file, errors.New("the upstream owes an answer")
+		}
+		if err = ctx.Err(); err == nil {
+			err = i.takeOver(ctx, s, proof, file, began, from)
+		}
+		s.leave()
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) || !i.later(ctx, s, wait, err, feed) {
+			return file, err
+		}
+		up, _, _, _, _ := medias[0].watch.state()
+		at, ok := proof.Place(0, up)
+		if !ok {
+			return file, err
+		}
+		from, began = at.Due, time.Now()
 	}
 	if err := i.proved.add(key); err != nil {
 		i.log.Warn("proved movies not written", "err", err)
 	}
 	return nil, nil
+}
+
+// compare shows packets to a proof until it holds, over TCP with how far ahead of
+// their time they come.
+func compare(ctx context.Context, proof *engine.Proof, feed <-chan engine.Seen, ahead bool) error {
+	timeout := time.NewTimer(proofTimeout)
+	defer timeout.Stop()
+	for {
+		select {
+		case seen := <-feed:
+			done := proof.Packet(seen)
+			if done && ahead {
+				_, done = proof.Ahead()
+			}
+			switch {
+			case proof.Why() != "":
+				return errors.New(proof.Why())
+			case done:
+				return nil
+			}
+		case <-timeout.C:
+			return errors.New("too few packets to prove it")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// later waits after an upstream, or a disk, that was too slow for a takeover: with
+// too much to do it has less once viewers are taken over.
+func (i *Interceptor) later(ctx context.Context, s *session, wait time.Duration, err error, feed <-chan engine.Seen) bool {
+	i.stays(s, err.Error()+", to be tried again")
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-feed: // it has gone by
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // takeOver silences the upstream, and lets the engine go on where the relay

@@ -379,6 +379,34 @@ func TestPauseRefused(t *testing.T) {
 	})
 }
 
+// An upstream that is too slow to answer the PAUSE goes on, and is asked again
+// later: once it has less to do, its viewers are taken over after all.
+func TestPauseTooSlow(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, tcp bool) {
+		var pauses atomic.Int32
+		up := upstream(t, func(d *demo.Config) {
+			d.TCPLead = -1
+			d.Faults.Delay = func(method, _ string) time.Duration {
+				if method == "PAUSE" && pauses.Add(1) == 1 {
+					return turnTimeout + time.Second
+				}
+				return 0
+			}
+		})
+		addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+		v := newViewer(t, addr, "/h264-bframes-aac.mp4", tcp)
+		v.must("PLAY", v.url)
+		v.await("a reason", func([][]seenPacket) bool { return strings.Contains(i.Status()[0].Why, "again") })
+		takenOver(t, i)
+		v.more(5)
+		v.unbroken([]int{0, 0})
+		if n := pauses.Load(); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
 // An upstream that wants Digest credentials for a PAUSE is asked once.
 func TestPauseNeedsCredentials(t *testing.T) {
 	t.Parallel()
