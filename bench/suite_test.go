@@ -81,8 +81,8 @@ var suite = []scenario{
 		nil, Config{Spread: true, Rate: 400}, second(demoMovie), nil},
 	{"steady-cpu-hog", "The same with a CPU hog on every core", "As many endless loops as there are cores run beside.",
 		nil, Config{Spread: true, Rate: 400}, second(demoMovie), hogCPUs},
-	{"steady-disk-hog", "The same from disk, with a disk hog", fmt.Sprintf("%d movies that nobody has read since they were written; somebody writes to the same disk as fast as it takes it.", distinct),
-		nil, Config{Spread: true, Rate: 400, Movies: distinct}, second(demoCold), hogDisk},
+	{"steady-disk-hog", "The same from disk, with a disk hog", fmt.Sprintf("%d movies that nobody has read since they were written; once all play, somebody writes to the same disk as fast as it takes it.", distinct),
+		nil, Config{Spread: true, Rate: 100, Movies: distinct}, second(demoCold), hogDisk},
 }
 
 func TestSuite(t *testing.T) {
