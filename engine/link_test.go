@@ -32,19 +32,26 @@ func (g *ledger) packet(l *line) {
 func (g *ledger) left(int, time.Duration) {}
 func (g *ledger) report(*line)            {}
 
-// virtual drives a Stream by a clock of the test's own, millisecond by
-// millisecond where it asks for it, to the end of the movie.
-func virtual(t testing.TB, name string, asHinted bool, limit int, slot, late time.Duration) (*hint.File, *ledger) {
+// opened is an Engine and a movie, until the test ends.
+func opened(t testing.TB, name string) (*Engine, *hint.File) {
+	t.Helper()
 	e, err := Open(Config{Memory: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
+	t.Cleanup(func() { _ = e.Close() })
 	f, err := e.OpenMovie("../testdata/hinted/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
+	return e, f
+}
+
+// virtual drives a Stream by a clock of the test's own, millisecond by
+// millisecond where it asks for it, to the end of the movie.
+func virtual(t testing.TB, name string, asHinted bool, limit int, slot, late time.Duration) (*hint.File, *ledger) {
+	e, f := opened(t, name)
 	spec := StreamSpec{File: f, Base: e.start.Add(-time.Hour), AsHinted: asHinted, TCP: noFrames{}}
 	for _, h := range f.HintTracks() {
 		spec.Tracks = append(spec.Tracks, StreamTrack{Mapping: Mapping{Track: h.ID}})
@@ -161,16 +168,7 @@ func TestLink(t *testing.T) {
 
 // TestStreamAllocatesNothing sends a movie again and again, and counts.
 func TestStreamAllocatesNothing(t *testing.T) {
-	e, err := Open(Config{Memory: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	f, err := e.OpenMovie("../testdata/hinted/h264-bframes-aac.mp4")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	e, f := opened(t, "h264-bframes-aac.mp4")
 	spec := StreamSpec{File: f, Base: e.start.Add(-time.Hour), TCP: noFrames{}}
 	for _, h := range f.HintTracks() {
 		spec.Tracks = append(spec.Tracks, StreamTrack{Mapping: Mapping{Track: h.ID}, Report: Report{Interval: time.Second}})
@@ -200,16 +198,7 @@ func TestStreamAllocatesNothing(t *testing.T) {
 // A Stream that is over tells where it stood without the data, which may be
 // another's by then.
 func TestStateAfterTheEnd(t *testing.T) {
-	e, err := Open(Config{Memory: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	f, err := e.OpenMovie("../testdata/hinted/h264-bframes-aac.mp4")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	e, f := opened(t, "h264-bframes-aac.mp4")
 	spec := StreamSpec{File: f, Base: time.Now(), From: 3 * time.Second, TCP: noFrames{}}
 	for _, h := range f.HintTracks() {
 		spec.Tracks = append(spec.Tracks, StreamTrack{Mapping: Mapping{Track: h.ID}})

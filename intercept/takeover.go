@@ -70,7 +70,7 @@ const (
 	needNew      = 8                // packets of each Media that prove a movie
 	needKnown    = 1                // and one already proved
 	feedPackets  = 256
-	againAfter   = 5 * time.Second // before another try, twice that the next time
+	againAfter   = 3 * time.Second // before another try, twice that the next time
 	againMost    = time.Minute
 	earlyMost    = 100 * time.Millisecond
 )

@@ -124,8 +124,8 @@ func interval(t *talk.Track) float64 {
 	return (last - first).Seconds() / float64(n-1)
 }
 
-// ofPacket says whether a report's RTP time is that of a packet sent before, as some
-// servers have it, and not of the moment.
+// ofPacket says whether a report's RTP time is that of a packet, as some servers have
+// it, and not of the moment.
 func ofPacket(t *talk.Track, sr *rtcp.SenderReport) bool {
 	return slices.ContainsFunc(t.Packets, func(p talk.Packet) bool { return p.Timestamp == sr.RTPTime })
 }
@@ -153,8 +153,8 @@ func times(t *talk.Track) string {
 type srMapping struct{ media, clock float64 }
 
 // mapping compares sender reports with the packets around them: the RTP time
-// they name against the last packet's, as it goes on, and their NTP time against
-// our clock.
+// they name against the last packet's, which goes on unless they name a packet's,
+// and their NTP time against our clock.
 func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 	var media, clock []float64
 	for _, report := range t.Reports {
@@ -169,9 +169,9 @@ func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 			continue
 		}
 		p := t.Packets[k]
-		ahead := 0.0
+		ahead := float64(int32(report.SR.RTPTime-p.Timestamp)) / float64(t.Clock)
 		if !ofPacket(t, report.SR) {
-			ahead = float64(int32(report.SR.RTPTime-p.Timestamp))/float64(t.Clock) - (report.At - p.At).Seconds()
+			ahead -= (report.At - p.At).Seconds()
 		}
 		media = append(media, ahead)
 		wall := r.Began.Add(report.At)

@@ -28,7 +28,7 @@ func (in *Inbox) init(int) error { return nil }
 // Close gives the memory back.
 func (in *Inbox) Close() error { return nil }
 
-func (d *Dest) init()   {}
+func (d *Dest) init() {}
 
 // NewPoller opens a Poller.
 func (n *Net) NewPoller() (Poller, error) { return newPlainPoller(), nil }
