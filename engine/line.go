@@ -167,7 +167,7 @@ func (s *Stream) snapshot(all []TrackState) []TrackState {
 			s.fetch(i)
 		}
 		l := &s.lines[i]
-		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, Ended: l.ended}
+		t := TrackState{Sent: l.sent, Octets: l.octets, Last: l.last, LastSeq: l.last.Seq + l.Seq, LastTime: l.lastTime, Ended: l.ended}
 		t.asked = !l.known && !l.ended
 		t.behind = t.asked && l.behind
 		if l.known {

@@ -69,7 +69,8 @@ type Report struct {
 type TrackState struct {
 	Sent, Octets uint64 // by this Stream: packets, octets of payload
 	Last         Place  // the last packet sent, or what it went on behind
-	LastSeq      uint16 // its sequence number for the client
+	LastSeq      uint16 // its numbers for the client
+	LastTime     uint32
 	Next         Place  // the packet that comes next
 	NextSeq      uint16 // its numbers for the client
 	NextTime     uint32

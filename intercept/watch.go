@@ -214,9 +214,14 @@ func (w *watch) sender(p []byte, at time.Time, last bool) {
 	}
 	w.report.time = binary.BigEndian.Uint32(p[16:]) + w.shift.time
 	// Others of a burst may have overtaken it.
-	w.report.still = slices.Contains(w.times[:min(w.packets, uint32(len(w.times)))], w.report.time)
+	engine := w.shift != (shift{}) // it has sent some of the packets
+	if n := uint32(len(w.times)); !engine {
+		w.report.still = slices.Contains(w.times[:min(w.packets, n)], w.report.time)
+	} else if w.report.still && w.packets > 0 {
+		w.report.time = w.times[(w.packets-1)%n]
+	}
 	binary.BigEndian.PutUint32(p[16:], w.report.time)
-	if w.shift != (shift{}) { // the engine has sent some of them
+	if engine {
 		binary.BigEndian.PutUint32(p[20:], w.packets)
 		binary.BigEndian.PutUint32(p[24:], w.octets)
 	}
@@ -353,5 +358,8 @@ func (w *watch) sent(t engine.TrackState) {
 	defer w.mu.Unlock()
 	w.last, w.halted = t.LastSeq, t.LastSeq
 	w.packets += uint32(t.Sent)
+	if t.Sent > 0 {
+		w.times[(w.packets-1)%uint32(len(w.times))] = t.LastTime
+	}
 	w.octets += uint32(t.Octets)
 }
