@@ -49,10 +49,10 @@ type Config struct {
 	// the processors, so that signalling has one, but at least one.
 	Pumps int
 
-	// Gather is how long a pump lets packets arrive, from the first readable
-	// one, before it moves all of them on in large batches. It is the most the
-	// engine adds to a packet's way. 0 moves packets at once, one by one if
-	// they come so.
+	// Gather is how long a pump lets packets arrive, from when it last moved some,
+	// before it moves all of them on in large batches; from the first readable one
+	// it waits for a quarter of that at least. It is the most the engine adds to a
+	// packet's way. 0 moves packets at once, one by one if they come so.
 	Gather time.Duration
 
 	GSO, GRO wire.Mode // UDP segmentation offload out, receive offload in

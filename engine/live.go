@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"rtspshim/engine/live"
@@ -17,9 +18,14 @@ func (e *Engine) OpenGroup(medias []live.Media, smooth bool) (*live.Group, error
 	}
 	var g *live.Group
 	p := e.pick()
+	first := slices.Index(e.pumps, p)
+	lanes := make([]func(), len(e.pumps))
+	for i := range lanes {
+		p := e.pumps[(first+i)%len(e.pumps)]
+		lanes[i] = func() { p.fan(g, i) }
+	}
 	g = live.Open(live.Config{
-		Medias: medias, Smooth: smooth,
-		Wake: func() { p.fan(g) },
+		Medias: medias, Smooth: smooth, Lanes: lanes,
 		Go: func(run func()) {
 			e.writers.Add(1)
 			p.stayAwake(1) // else the writes wake Go's monitor again and again, for a millisecond or more
@@ -34,15 +40,16 @@ func (e *Engine) OpenGroup(medias []live.Media, smooth bool) (*live.Group, error
 	return g, nil
 }
 
-// fan is a Group that has something to send at a time, zero for at once.
+// fan is a lane of a Group that has something to send at a time, zero for at once.
 type fan struct {
 	group *live.Group
+	lane  int
 	at    time.Time
 }
 
-// fan has the pump send what is new in a Group: at the end of this tick, if it
-// is in one.
-func (p *pump) fan(g *live.Group) {
+// fan has the pump send what is new in its lane of a Group: at the end of this
+// tick, if it is in one.
+func (p *pump) fan(g *live.Group, lane int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.ticking {
@@ -54,7 +61,7 @@ func (p *pump) fan(g *live.Group) {
 			return
 		}
 	}
-	p.fans = append(p.fans, fan{group: g})
+	p.fans = append(p.fans, fan{group: g, lane: lane})
 }
 
 // fanOut sends what is new in Groups.
@@ -65,7 +72,7 @@ func (p *pump) fanOut(now time.Time) {
 	p.mu.Unlock()
 	for _, f := range p.fanned {
 		if !f.at.After(now) {
-			f.at = f.group.Send(p.batch, now)
+			f.at = f.group.Send(f.lane, p.batch, now)
 		}
 		if !f.at.IsZero() {
 			p.later(f)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -137,5 +138,73 @@ func TestLiveBursts(t *testing.T) {
 				t.Errorf("a frame takes %v (median), from where it came in", d)
 			}
 		})
+	}
+}
+
+// Several pumps send a group's stream to a part of its viewers each. Whoever
+// stays has every packet once, in order and in its own numbers; whoever leaves in
+// the middle has all that Leave says, and nothing after it.
+func TestLiveManyPumps(t *testing.T) {
+	const viewers, frames, size, every = 150, 60, 20, 4 * time.Millisecond
+	e := open(t, engine.Config{Gather: engine.DefaultGather, Pumps: 3})
+	crowd := newCrowd(t, e, 0, false)
+	type viewer struct {
+		conn       *net.UDPConn
+		member     *live.Member
+		next, want uint16
+	}
+	var all []*viewer
+	var work sync.WaitGroup
+	for i := range viewers {
+		v := &viewer{conn: listen(t, v4)}
+		r, err := e.OpenRelay(engine.RelaySpec{ClientLocal: v4, ClientRTP: addr(v.conn), UpstreamLocal: v4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := live.Mapping{SSRC: 1, Seq: uint16(i % 2 * 1000)}
+		v.next = crowd.seq + own.Seq
+		v.want = v.next + frames*size
+		v.member = crowd.group.Join(live.MemberSpec{Medias: []live.MemberMedia{{Mapping: own, Last: v.next - 1, Outlet: r}}})
+		all = append(all, v)
+		_ = v.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		whole := v.want
+		work.Go(func() {
+			b := make([]byte, 2000)
+			for v.next != whole {
+				if _, err := v.conn.Read(b); err != nil {
+					return
+				}
+				if got := binary.BigEndian.Uint16(b[2:]); got != v.next {
+					t.Errorf("viewer %d got %d, not %d", i, got, v.next)
+					return
+				}
+				v.next++
+			}
+		})
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for f := range frames {
+		crowd.frame(size, 1200, every)
+		if v := all[f]; f%2 == 1 {
+			v.want = v.member.Leave()[0].Last + 1
+			_ = v.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		}
+		<-tick.C
+	}
+	work.Wait()
+	for i, v := range all {
+		if v.next != v.want {
+			t.Errorf("viewer %d was sent all before %d, not before %d", i, v.next, v.want)
+		}
+	}
+	busy := 0
+	for _, p := range e.PumpStats() {
+		if p.Out.Datagrams > 1000 {
+			busy++
+		}
+	}
+	if busy != 3 {
+		t.Errorf("%d pumps of 3 sent", busy)
 	}
 }

@@ -199,7 +199,7 @@ func (p *pump) run() {
 	p.mu.Unlock()
 	defer close(p.done)
 	spare, yielded := runtime.GOMAXPROCS(0) > runtime.NumCPU(), time.Now()
-	busy := yielded
+	busy, ticked := yielded, time.Time{}
 	for p.serve() {
 		now := time.Now()
 		if spare && now.Sub(yielded) >= yieldEvery {
@@ -218,7 +218,7 @@ func (p *pump) run() {
 		}
 		if err == nil && len(events) > 0 && p.gather > 0 {
 			now = time.Now()
-			if most := p.wait(p.gather, now); most > 0 {
+			if most := p.wait(gathering(p.gather, now.Sub(ticked)), now); most > 0 {
 				p.poller.Sleep(most)
 				p.woke(time.Since(now) - most)
 			}
@@ -233,8 +233,18 @@ func (p *pump) run() {
 		p.streams(time.Since(p.epoch))
 		p.deliver(len(events) > 0)
 		p.fanOut(now)
+		if len(events) > 0 {
+			ticked = time.Now()
+		}
 	}
 	p.abandon()
+}
+
+// gathering is how long to let packets gather so long after the last tick: a
+// frame that comes after a pause, as those of a live stream do, is there at once,
+// and a flood is left to become as large batches as may be.
+func gathering(most, since time.Duration) time.Duration {
+	return max(most/4, most-since)
 }
 
 // wait is how long to wait at most for sockets: until a Stream or a Group has

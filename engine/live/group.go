@@ -14,6 +14,7 @@
 package live
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type Media struct {
 type Config struct {
 	Medias []Media
 	Smooth bool             // big frames leave over half of their interval, as far as datagrams go
-	Wake   func()           // has Send called soon, on its thread
+	Lanes  []func()         // one for each thread that calls Send: has it called soon for that lane
 	Go     func(run func()) // starts a goroutine, for Members on connections
 }
 
@@ -46,29 +47,21 @@ type Group struct {
 	bye    []byte  // the Source's last goodbye, and of which Media
 	byeOf  int
 	closed bool
-	udp    []*Member // Members that Send serves
-	tcp    []*Member // and those on connections; nil before the first
-	rung   time.Time // when those were last told of packets
+	lanes  []*lane
+	rung   time.Time // when Members on connections were last told of packets
 
-	bell chan struct{} // holds one ring, for writeAll
-
-	smooth  smoother                     // for Send
-	headers [sendHeaders][rtpHeader]byte // likewise
-	header  int
-	last    atomic.Int64 // unix nanoseconds of the last packet
+	last atomic.Int64 // unix nanoseconds of the last packet
 }
-
-// sendHeaders is how many headers Send has at hand. A Batch holds fewer
-// pieces, and sends them before it takes more.
-const sendHeaders = 8192
 
 // Open makes a Group without Source or Members.
 func Open(c Config) *Group {
-	g := &Group{cfg: c, log: newLog(len(c.Medias), true), bell: make(chan struct{}, 1)}
+	g := &Group{cfg: c, log: newLog(len(c.Medias), true)}
 	for _, m := range c.Medias {
 		g.rates = append(g.rates, m.Rate)
 	}
-	g.smooth.frames = make([]frame, len(c.Medias))
+	for _, wake := range c.Lanes {
+		g.lanes = append(g.lanes, &lane{wake: wake, smooth: smoother{frames: make([]frame, len(c.Medias))}})
+	}
 	g.last.Store(time.Now().UnixNano())
 	return g
 }
@@ -77,18 +70,14 @@ func Open(c Config) *Group {
 // but what a connection is being written.
 func (g *Group) Close() {
 	g.mu.Lock()
-	for _, m := range append(g.udp, g.tcp...) {
-		m.gone = true
-	}
-	g.udp, g.tcp, g.source, g.before, g.closed = nil, nil, nil, nil, true
-	g.mu.Unlock()
-	g.ring()
-}
-
-func (g *Group) ring() {
-	select {
-	case g.bell <- struct{}{}:
-	default:
+	defer g.mu.Unlock()
+	g.source, g.before, g.closed = nil, nil, true
+	for _, l := range g.lanes {
+		for _, m := range slices.Concat(l.udp, l.tcp) {
+			m.gone = true
+		}
+		l.udp, l.tcp = nil, nil
+		l.ring()
 	}
 }
 
@@ -333,10 +322,14 @@ const ringLeast = 5 * time.Millisecond
 
 // tell has Members sent what is new.
 func (g *Group) tell(now time.Time) {
-	if g.cfg.Wake != nil && len(g.udp) > 0 {
-		g.cfg.Wake()
+	connections := false
+	for _, l := range g.lanes {
+		if len(l.udp) > 0 {
+			l.wake()
+		}
+		connections = connections || len(l.tcp) > 0
 	}
-	if g.log.head == g.log.tail || len(g.tcp) == 0 {
+	if g.log.head == g.log.tail || !connections {
 		return
 	}
 	const marker = 1 << 7
@@ -345,5 +338,9 @@ func (g *Group) tell(now time.Time) {
 		return
 	}
 	g.rung = now
-	g.ring()
+	for _, l := range g.lanes {
+		if len(l.tcp) > 0 {
+			l.ring()
+		}
+	}
 }

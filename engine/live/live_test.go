@@ -96,7 +96,7 @@ func (c *client) TryFrames(b []byte) int {
 
 func group(t *testing.T, medias ...Media) *Group {
 	var work sync.WaitGroup
-	g := Open(Config{Medias: medias, Wake: func() {}, Go: func(run func()) { work.Go(run) }})
+	g := Open(Config{Medias: medias, Lanes: []func(){func() {}}, Go: func(run func()) { work.Go(run) }})
 	t.Cleanup(func() { g.Close(); work.Wait() })
 	return g
 }
@@ -235,7 +235,7 @@ func TestReports(t *testing.T) {
 	src.Feed(0, [][]byte{packet(t, 3, 5200, 77, false, []byte("a"))}, false, time.Now())
 	wait(t, "two packets", func() bool { return m.Stats().Packets == 2 })
 	g.Goodbye(nil)
-	g.ring()
+	g.lanes[0].ring()
 	wait(t, "the goodbye", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.rtcp) == 2 })
 	for n, b := range c.rtcp {
 		all, err := rtcp.Unmarshal(b)

@@ -44,6 +44,7 @@ func (a *MemberStats) Add(b MemberStats) {
 // Member is a viewer fed by a Group.
 type Member struct {
 	g    *Group
+	lane *lane
 	spec MemberSpec
 	tcp  bool
 
@@ -101,17 +102,8 @@ func (g *Group) Join(spec MemberSpec) *Member {
 		m.gone = true
 		return m
 	}
-	if m.tcp {
-		if g.tcp == nil {
-			g.tcp = []*Member{}
-			g.cfg.Go(g.writeAll)
-		}
-		g.tcp = append(g.tcp, m)
-		g.ring()
-		return m
-	}
-	g.udp = append(g.udp, m)
-	g.cfg.Wake()
+	m.lane = g.lane()
+	m.lane.add(m)
 	return m
 }
 
@@ -125,8 +117,10 @@ const leaveWait = 500 * time.Millisecond
 func (m *Member) Leave() []MemberMedia {
 	g := m.g
 	g.mu.Lock()
-	g.tcp, g.udp = without(g.tcp, m), without(g.udp, m)
-	m.gone = true
+	if !m.gone {
+		m.lane.remove(m)
+		m.gone = true
+	}
 	done := m.done
 	g.mu.Unlock()
 	timer := time.NewTimer(leaveWait)
@@ -148,19 +142,6 @@ func (m *Member) State() []MemberMedia {
 // Stats returns the counters as they are now.
 func (m *Member) Stats() MemberStats {
 	return MemberStats{m.packets.Load(), m.octets.Load(), m.dropped.Load()}
-}
-
-func without(list []*Member, m *Member) []*Member {
-	if list == nil {
-		return nil
-	}
-	rest := make([]*Member, 0, len(list))
-	for _, other := range list {
-		if other != m {
-			rest = append(rest, other)
-		}
-	}
-	return rest
 }
 
 // joined is how many packets may come before what a new Member has already is
@@ -193,30 +174,6 @@ func (m *Member) report(e *entry, p []byte) {
 	to := &m.spec.Medias[e.media]
 	copy(p, m.g.log.bytes(e))
 	renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
-}
-
-// Send sends to all Members whose datagrams go through out what they have not
-// had yet, and may have now. It is called by one thread. It returns when there
-// is more to send, zero if nothing is left.
-func (g *Group) Send(out *wire.Batch, now time.Time) (next time.Time) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	defer out.Flush() // the log does not move before
-	open := g.log.head
-	if g.cfg.Smooth {
-		next = g.smooth.release(g.log, g.rates, now)
-		open = g.smooth.open
-	}
-	for _, m := range g.udp {
-		if m.at < g.log.tail {
-			m.dropped.Add(g.log.tail - m.at)
-			m.at = g.log.tail
-		}
-		if at := m.send(out, open, now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-	}
-	return next
 }
 
 // send sends a burst and tells when there is more.
@@ -258,8 +215,7 @@ func (m *Member) send(out *wire.Batch, open uint64, now time.Time) (next time.Ti
 			m.at += uint64(count)
 			left -= count
 		default:
-			h := m.g.headers[m.g.header][:]
-			m.g.header = (m.g.header + 1) % sendHeaders
+			h := m.lane.nextHeader()
 			p := l.bytes(e)
 			h[0], h[1] = p[0], p[1]
 			put(h, e.seq+to.Seq, e.time+to.Time, to.SSRC)

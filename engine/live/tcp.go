@@ -67,19 +67,19 @@ func appendFrame(b []byte, channel uint8, p []byte) []byte {
 	return append(append(b, '$', channel, byte(len(p)>>8), byte(len(p))), p...)
 }
 
-// writeAll is the goroutine that writes to the Members on connections, as far
-// as they take what they are given at once. One that does not is left to a
+// writeAll is the goroutine that writes to a lane's Members on connections, as
+// far as they take what they are given at once. One that does not is left to a
 // goroutine of its own until it has caught up.
-func (g *Group) writeAll() {
+func (g *Group) writeAll(l *lane) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var r round
 	for {
 		select {
-		case <-g.bell:
+		case <-l.bell:
 		case <-timer.C:
 		}
-		next, over := g.writeRound(&r, time.Now())
+		next, over := g.writeRound(l, &r, time.Now())
 		if over {
 			return
 		}
@@ -89,11 +89,11 @@ func (g *Group) writeAll() {
 	}
 }
 
-func (g *Group) writeRound(r *round, now time.Time) (next time.Time, over bool) {
+func (g *Group) writeRound(l *lane, r *round, now time.Time) (next time.Time, over bool) {
 	g.mu.RLock()
 	defer func() { g.mu.RUnlock() }()
 	r.from, r.to = 0, 0
-	for n, m := range g.tcp {
+	for n, m := range l.tcp {
 		if n%lockTurn == lockTurn-1 {
 			g.mu.RUnlock() // whoever brings packets must not wait for long
 			g.mu.RLock()
@@ -168,7 +168,7 @@ func (m *Member) leaveTo(first []byte) {
 			}
 		}
 		m.slow.Store(false)
-		m.g.ring()
+		m.lane.ring()
 	})
 }
 
