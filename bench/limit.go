@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"text/tabwriter"
 	"time"
 )
@@ -16,6 +17,12 @@ type LimitConfig struct {
 	Packet       int           // octets of an RTP packet; 1,412 when zero
 	Segments     int           // of a GSO send; 14 when zero
 	GRO          bool          // UDP receive offload on the sockets that receive
+
+	// Host is the address of the sockets that receive, 127.0.0.1 when zero. Away
+	// runs the function that opens those that send, if that is to be in another
+	// network namespace.
+	Host netip.Addr
+	Away func(func() error) error
 
 	// Pace is what the paced loop sends, in Gbit/s; 1 when zero. Every Slot, 1 ms
 	// when zero, it sends what is due by then, in runs of PacedRun packets, 7 when
@@ -68,8 +75,13 @@ func Limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		cfg.Segments = 14
 	}
 	cfg.Pace, cfg.Slot, cfg.PacedRun = cmp.Or(cfg.Pace, 1), cmp.Or(cfg.Slot, time.Millisecond), cmp.Or(cfg.PacedRun, 7)
-	if cfg.FileSize == 0 {
-		cfg.FileSize = 512 << 20
+	cfg.FileSize = cmp.Or(cfg.FileSize, 512<<20)
+	cfg.Host = cmp.Or(cfg.Host, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	if cfg.Away == nil {
+		cfg.Away = func(fn func() error) error { return fn() }
+	}
+	if !cfg.Host.Is4() {
+		return nil, fmt.Errorf("%v: an IPv4 address is wanted", cfg.Host)
 	}
 	if cfg.Packet < 13 || cfg.Packet > 1<<15 || cfg.Segments < 1 || cfg.Segments > 64 || cfg.Packet*max(cfg.Segments, cfg.PacedRun) > 65_000 {
 		return nil, fmt.Errorf("%d segments of %d octets do not fit into a GSO send", cfg.Segments, cfg.Packet)

@@ -309,12 +309,15 @@ func (s *sender) open(tcp bool) (sessions []*session, err error) {
 	s.fd = -1
 	s.turn = s.cfg.Destinations - 1
 	s.advance(0, s.cfg.Destinations) // makes the image
-	host := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	host := s.cfg.Host
 	if tcp {
 		return s.connect(host)
 	}
-	if s.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return nil, os.NewSyscallError("socket", err)
+	if err := s.cfg.Away(func() (err error) {
+		s.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		return os.NewSyscallError("socket", err)
+	}); err != nil {
+		return nil, err
 	}
 	for range s.cfg.Destinations {
 		p, err := openPair(host)
@@ -337,8 +340,11 @@ func (s *sender) connect(host netip.Addr) (sessions []*session, err error) {
 	}
 	defer func() { _ = ln.Close() }()
 	for range s.cfg.Destinations {
-		out, err := net.DialTCP("tcp", nil, ln.Addr().(*net.TCPAddr))
-		if err != nil {
+		var out *net.TCPConn
+		if err := s.cfg.Away(func() (err error) {
+			out, err = net.DialTCP("tcp", nil, ln.Addr().(*net.TCPAddr))
+			return err
+		}); err != nil {
 			return sessions, err
 		}
 		in, err := ln.AcceptTCP()

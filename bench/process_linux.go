@@ -78,7 +78,7 @@ func machineTime() (busy, stolen time.Duration) {
 // listener is the process on this machine that listens on a TCP address.
 func listener(addr netip.AddrPort) (pid int, err error) {
 	inodes := map[string]bool{}
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, name := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		if err := listening(name, addr, inodes); err != nil {
 			return 0, err
 		}

@@ -37,6 +37,7 @@ type scenario struct {
 	cfg                Config
 	servers            func(t *testing.T) []Server
 	disturb            func(t *testing.T) // while they play; nil for nothing
+	network            bool               // the servers are on another host
 }
 
 const (
@@ -46,43 +47,81 @@ const (
 
 var suite = []scenario{
 	{"movie-udp", "Movies, UDP, cached", "One movie of 2 Mbit/s, sessions at positions all over it.",
-		[]int{1, 100, 500, 900}, Config{Spread: true, Rate: 400}, darwin, nil},
-	{"movie-udp-gro", "Movies, UDP, cached, to viewers that take runs whole", "The same with UDP_GRO at the viewers: the kernel cuts no run into packets, as where the network device does that.",
-		[]int{500, 900}, Config{Spread: true, Rate: 400, GRO: true}, darwin, nil},
+		[]int{1, 100, 500, 900}, Config{Spread: true, Rate: 400}, darwin, nil, false},
+	{"movie-udp-net", "Movies, UDP, cached, over a network", "The same with the viewers on another host: a send ends at the device, which takes runs whole, as network cards do.",
+		[]int{500, 900}, Config{Spread: true, Rate: 400, GRO: true}, darwin, nil, true},
 	{"movie-tcp", "Movies, interleaved TCP, cached", "The same over TCP, where both run ahead of their time.",
-		[]int{1, 200}, Config{TCP: true, Spread: true}, darwin, nil},
+		[]int{1, 200}, Config{TCP: true, Spread: true}, darwin, nil, false},
 	{"movie-cold", "Movies, UDP, from disk", "Each session plays a movie of its own that nobody has read since it was written.",
-		[]int{distinct}, Config{}, darwinCold, nil},
+		[]int{distinct}, Config{}, darwinCold, nil, false},
 	{"movie-gst", "Movies of gst-rtsp-server, UDP", "gst-rtsp-server's own on-demand pipelines.",
-		[]int{50}, Config{Spread: true, Rate: 25}, gst, nil},
+		[]int{50}, Config{Spread: true, Rate: 25}, gst, nil, false},
 	{"live-udp-mediamtx", "Live, UDP, MediaMTX", "One live stream of 5 Mbit/s.",
-		[]int{200}, Config{}, mediamtx, nil},
+		[]int{200}, Config{}, mediamtx, nil, false},
 	{"live-udp-gortsplib", "Live, UDP, gortsplib's server", "One live stream of 5 Mbit/s.",
-		[]int{1, 200}, Config{}, gortsplibServer, nil},
-	{"live-udp-gro", "Live, UDP, gortsplib's server, to viewers that take runs whole", "The same with UDP_GRO at the viewers.",
-		[]int{200}, Config{GRO: true}, gortsplibServer, nil},
+		[]int{1, 200}, Config{}, gortsplibServer, nil, false},
+	{"live-udp-net-mediamtx", "Live, UDP, MediaMTX, over a network", "The same with the viewers on another host.",
+		[]int{200}, Config{GRO: true}, mediamtx, nil, true},
+	{"live-udp-net-gortsplib", "Live, UDP, gortsplib's server, over a network", "The same with the viewers on another host.",
+		[]int{200}, Config{GRO: true}, gortsplibServer, nil, true},
+	{"live-tcp-net-mediamtx", "Live, interleaved TCP, MediaMTX, over a network", "The same with the viewers on another host.",
+		[]int{200}, Config{TCP: true}, mediamtx, nil, true},
+	{"live-tcp-net-gortsplib", "Live, interleaved TCP, gortsplib's server, over a network", "The same with the viewers on another host.",
+		[]int{200}, Config{TCP: true}, gortsplibServer, nil, true},
 	{"live-tcp-mediamtx", "Live, interleaved TCP, MediaMTX", "One live stream of 5 Mbit/s.",
-		[]int{1, 200}, Config{TCP: true}, mediamtx, nil},
+		[]int{1, 200}, Config{TCP: true}, mediamtx, nil, false},
 	{"live-tcp-gortsplib", "Live, interleaved TCP, gortsplib's server", "One live stream of 5 Mbit/s.",
-		[]int{200}, Config{TCP: true}, gortsplibServer, nil},
+		[]int{200}, Config{TCP: true}, gortsplibServer, nil, false},
 	{"thin-udp", "Many thin streams, UDP", "Sound of 64 kbit/s from the server of `shim demo`: what a stream costs, rather than an octet.",
-		[]int{100, 1000, thinMost}, Config{Spread: true, Rate: 800, Settle: 4 * time.Second}, thin, nil},
+		[]int{100, 1000, thinMost}, Config{Spread: true, Rate: 800, Settle: 4 * time.Second}, thin, nil, false},
 	{"set-up", "Setting up", "500 sessions a second for three seconds, thin ones.",
-		[]int{1500}, Config{Spread: true, Rate: 500, Duration: 2 * time.Second}, thin, nil},
+		[]int{1500}, Config{Spread: true, Rate: 500, Duration: 2 * time.Second}, thin, nil, false},
 	{"most-darwin", "Most sessions: Darwin", "How many of 2 Mbit/s without loss and with 999 of 1000 frames at most 150 ms late: at 20 ms it would be none, since it sends in bursts 120 ms apart. Darwin ends at 1,024 open files.",
-		[]int{600}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 1000, MaxLate: 150 * time.Millisecond}, first(darwin), nil},
+		[]int{600}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 1000, MaxLate: 150 * time.Millisecond}, first(darwin), nil, false},
 	{"most-gortsplib", "Most sessions: gortsplib's server", "How many viewers of one live stream of 2 Mbit/s without loss and with 999 of 1000 frames at most 150 ms late: its publisher alone is up to 110.",
-		[]int{300}, Config{Rate: 400, Duration: 4 * time.Second, Search: 2000, MaxLate: 150 * time.Millisecond}, first(gortsplibSmall), nil},
+		[]int{300}, Config{Rate: 400, Duration: 4 * time.Second, Search: 2000, MaxLate: 150 * time.Millisecond}, first(gortsplibSmall), nil, false},
 	{"most-shim", "Most sessions: the shim", "The same for the shim, in front of the server of `shim demo`, which has no limit of files.",
-		[]int{1000}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4000}, second(demoMovie), nil},
+		[]int{1000}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4000}, second(demoMovie), nil, false},
 	{"most-shim-gro", "Most sessions: the shim, to viewers that take runs whole", "The same with UDP_GRO at the viewers, who share the machine and take less of it so.",
-		[]int{1500}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4500, GRO: true}, second(demoMovie), nil},
+		[]int{1500}, Config{Spread: true, Rate: 400, Duration: 4 * time.Second, Search: 4500, GRO: true}, second(demoMovie), nil, false},
 	{"steady", "Four fifths of that", "As many sessions as that are four fifths of the most without UDP_GRO.",
-		nil, Config{Spread: true, Rate: 400}, second(demoMovie), nil},
+		nil, Config{Spread: true, Rate: 400}, second(demoMovie), nil, false},
 	{"steady-cpu-hog", "The same with a CPU hog on every core", "As many endless loops as there are cores run beside.",
-		nil, Config{Spread: true, Rate: 400}, second(demoMovie), hogCPUs},
+		nil, Config{Spread: true, Rate: 400}, second(demoMovie), hogCPUs, false},
 	{"steady-disk-hog", "The same from disk, with a disk hog", fmt.Sprintf("%d movies that nobody has read since they were written; once all play, somebody writes to the same disk as fast as it takes it.", distinct),
-		nil, Config{Spread: true, Rate: 100, Movies: distinct}, second(demoCold), hogDisk},
+		nil, Config{Spread: true, Rate: 100, Movies: distinct}, second(demoCold), hogDisk, false},
+}
+
+// inNetwork is set where a test runs in a network of its own.
+const inNetwork = "SHIM_BENCH_NETWORK"
+
+// overNetwork runs this test again in a network of its own.
+func overNetwork(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for network namespaces")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inNetwork+"=1")
+	testbed.InNetwork(cmd)
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// host is the address that servers are started at.
+var host = "127.0.0.1"
+
+// start starts a scenario's servers, on another host where they are to be.
+func (s *scenario) start(t *testing.T, cfg *Config) (all []Server) {
+	if !s.network {
+		return s.servers(t)
+	}
+	n := testbed.EnterNetwork(t)
+	host, cfg.Limits.Host, cfg.Limits.Away = n.Server.String(), n.Client, n.Away
+	n.There(t, func() { all = s.servers(t) })
+	return all
 }
 
 func TestSuite(t *testing.T) {
@@ -92,6 +131,10 @@ func TestSuite(t *testing.T) {
 	}
 	for _, s := range suite {
 		t.Run(s.name, func(t *testing.T) {
+			if s.network && os.Getenv(inNetwork) == "" {
+				overNetwork(t)
+				return
+			}
 			cfg := s.cfg
 			cfg.Sessions, cfg.Duration = s.loads, cmp.Or(cfg.Duration, 5*time.Second)
 			if s.loads == nil && os.Getenv("SHIM_BENCH_LOADS") == "" {
@@ -99,7 +142,7 @@ func TestSuite(t *testing.T) {
 			}
 			cfg.Limits = &LimitConfig{Dir: out, Duration: 400 * time.Millisecond, FileSize: 256 << 20, GRO: cfg.GRO}
 			fromEnvironment(t, &cfg)
-			cfg.Servers = s.servers(t)
+			cfg.Servers = s.start(t, &cfg)
 			if strings.HasPrefix(s.name, "live-udp-") {
 				cfg.Direct = cfg.Servers[0].URL
 			}
@@ -132,6 +175,9 @@ func TestSuite(t *testing.T) {
 			}
 			t.Logf("%s\n%s", s.title, &text)
 		})
+	}
+	if os.Getenv(inNetwork) != "" {
+		return
 	}
 	t.Run("disk", func(t *testing.T) {
 		r := Report{Time: time.Now(), Commit: commit(), Note: diskThroughput(t)}
@@ -238,12 +284,12 @@ func second(of func(*testing.T) []Server) func(*testing.T) []Server {
 
 func darwin(t *testing.T) []Server {
 	dir := filepath.Dir(makeMovie(t, "movie.mp4", 2000, 90))
-	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie.mp4", "--movies", dir)
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir, Host: host}).Upstream, "movie.mp4", "--movies", dir)
 }
 
 func darwinCold(t *testing.T) []Server {
 	dir := coldMovies(t)
-	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir}).Upstream, "movie%d.mp4", "--movies", dir)
+	return both(t, testbed.StartDSS(t, testbed.DSSOptions{MoviesFolder: dir, Host: host}).Upstream, "movie%d.mp4", "--movies", dir)
 }
 
 // coldMovies makes movies that are on the disk and nowhere else.
@@ -284,7 +330,7 @@ func gst(t *testing.T) []Server {
 }
 
 func mediamtx(t *testing.T) []Server {
-	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{})
+	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{Host: host})
 	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live5000.mp4", 5000, 30), testbed.TCP)
 	return both(t, up, "live", "--live", "auto")
 }
@@ -295,7 +341,7 @@ func gortsplibServer(t *testing.T) []Server { return gortsplibLive(t, 5000) }
 func gortsplibSmall(t *testing.T) []Server { return gortsplibLive(t, 2000) }
 
 func gortsplibLive(t *testing.T, kbps int) []Server {
-	up := testbed.Upstream{Name: "gortsplib", Addr: testbed.StartChild(t, "gortsplib")}
+	up := testbed.Upstream{Name: "gortsplib", Addr: testbed.StartChild(t, "gortsplib "+host)}
 	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, fmt.Sprintf("live%d.mp4", kbps), kbps, 30), testbed.TCP)
 	return both(t, up, "live", "--live", "auto")
 }
@@ -317,7 +363,8 @@ func TestChild(t *testing.T) {
 			t.Cleanup(func() { _ = s.Close() })
 			return s.Addr()
 		}
-		return testbed.StartGortsplib(t, testbed.GortsplibOptions{}).Addr
+		_, host, _ := strings.Cut(what, " ")
+		return testbed.StartGortsplib(t, testbed.GortsplibOptions{Host: host}).Addr
 	})
 }
 

@@ -73,7 +73,9 @@ func StartMediaMTX(tb testing.TB, o MediaMTXOptions) Upstream {
 	if err := os.WriteFile(config, []byte(c.String()), 0o600); err != nil {
 		tb.Fatalf("MediaMTX: %v", err)
 	}
-	startProcess(tb, exec.Command(binary, config), mediaMTXReady).awaitReady(tb)
+	cmd := exec.Command(binary, config)
+	cmd.Dir = filepath.Dir(config) // for the certificate that it makes itself
+	startProcess(tb, cmd, mediaMTXReady).awaitReady(tb)
 	return up
 }
 
