@@ -135,8 +135,8 @@ func (i *Interceptor) streamDone(s *session, stream *engine.Stream, err error) {
 }
 
 // handBack lets the upstream go on from where the engine stopped, in the
-// client's numbers. It is paused, so nothing comes before it is asked; that it
-// will add the time it was paused is a guess, which its answer corrects.
+// client's numbers. That it will add the time it was paused, and leave no number
+// out, is a guess, which its answer corrects: packets that overtake it are kept.
 func (i *Interceptor) handBack(s *session, why string) {
 	paused := time.Duration(0)
 	if !s.silenced.IsZero() {
@@ -146,7 +146,8 @@ func (i *Interceptor) handBack(s *session, why string) {
 		t := &s.tracks[n]
 		m.watch.shiftTo(t.Time - t.upTime - uint32(int64(paused)*int64(s.rate(n))/int64(time.Second)))
 	}
-	s.pass()
+	s.keep(true)
+	defer s.pass()
 	s.become(relayed, nil, why)
 	if err := i.resync(s, s.position); err != nil {
 		i.log.Error("upstream does not go on", "session", s.short(), "err", err)

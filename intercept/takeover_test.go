@@ -1,11 +1,13 @@
 package intercept
 
 import (
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -489,28 +491,63 @@ func TestOneTrack(t *testing.T) {
 }
 
 // When one of two tracks is torn down the upstream sends the other again,
-// without a break.
+// without a break; also one that leaves a sequence number out there, as Darwin
+// does, and whose first packets overtake the answer that says so.
 func TestTearDownOneTrack(t *testing.T) {
 	t.Parallel()
-	up := upstream(t, nil)
-	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
-	v := newViewer(t, addr, "/h264-aac.mp4", false)
-	v.must("PLAY", v.url)
-	takenOver(t, i)
-	v.more(5)
-	v.must("TEARDOWN", v.controls[1])
-	n := v.count()[0]
-	v.await("more of the first track", func(got [][]seenPacket) bool { return len(got[0]) > n+30 })
-	got := v.recorded()[0]
-	for i := 1; i < len(got); i++ {
-		if got[i].seq != got[i-1].seq+1 {
-			t.Fatalf("packet %d has sequence number %d behind %d", i, got[i].seq, got[i-1].seq)
-		}
-	}
-	if s := i.Status(); len(s) != 1 || s[0].Path != "relay" {
-		t.Errorf("sessions %+v", s)
+	for name, skips := range map[string]bool{"plain": false, "a number left out": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var bent atomic.Bool
+			up := upstream(t, func(d *demo.Config) {
+				d.Faults.Late = func(string) time.Duration {
+					if bent.Load() {
+						return 200 * time.Millisecond
+					}
+					return 0
+				}
+				d.Faults.Packet = func(_ string, _ uint32, _ uint64, p []byte) []byte {
+					if bent.Load() {
+						binary.BigEndian.PutUint16(p[2:], binary.BigEndian.Uint16(p[2:])+1)
+					}
+					return p
+				}
+				d.Faults.Answer = func(method string, b []byte) []byte {
+					if method != "PLAY" || !bent.Load() {
+						return b
+					}
+					return infoSeq.ReplaceAllFunc(b, func(v []byte) []byte {
+						n, err := strconv.Atoi(string(v[len(";seq="):]))
+						if err != nil {
+							t.Error(err)
+						}
+						return fmt.Appendf(nil, ";seq=%d", uint16(n+1))
+					})
+				}
+			})
+			addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+			v := newViewer(t, addr, "/h264-aac.mp4", false)
+			v.must("PLAY", v.url)
+			takenOver(t, i)
+			v.more(5)
+			bent.Store(skips)
+			v.must("TEARDOWN", v.controls[1])
+			n := v.count()[0]
+			v.await("more of the first track", func(got [][]seenPacket) bool { return len(got[0]) > n+30 })
+			got := v.recorded()[0]
+			for i := 1; i < len(got); i++ {
+				if got[i].seq != got[i-1].seq+1 {
+					t.Fatalf("packet %d of %d (%d before the TEARDOWN) has sequence number %d behind %d", i, len(got), n, got[i].seq, got[i-1].seq)
+				}
+			}
+			if s := i.Status(); len(s) != 1 || s[0].Path != "relay" {
+				t.Errorf("sessions %+v", s)
+			}
+		})
 	}
 }
+
+var infoSeq = regexp.MustCompile(`;seq=\d+`)
 
 // A session is controlled from another connection, and outlives its own.
 func TestOtherConnection(t *testing.T) {
