@@ -19,8 +19,8 @@ type LimitConfig struct {
 	GRO          bool          // UDP receive offload on the sockets that receive
 
 	// Host is the address of the sockets that receive, 127.0.0.1 when zero. Away
-	// runs the function that opens those that send, if that is to be in another
-	// network namespace.
+	// runs the function that opens those that send, and later the one that does, if
+	// that is to be in another network namespace, or on other processors.
 	Host netip.Addr
 	Away func(func() error) error
 

@@ -240,7 +240,12 @@ func loopLimit(ctx context.Context, s *sender, tcp bool, step func() error) (l L
 		w.to.Store(1<<63 - 1)
 		w.from.Store(time.Now().UnixNano())
 		var loop sync.WaitGroup
-		loop.Go(func() { cpu, took, err = s.flatOut(ctx, r, step) })
+		loop.Go(func() {
+			err = s.cfg.Away(func() (err error) {
+				cpu, took, err = s.flatOut(ctx, r, step)
+				return err
+			})
+		})
 		loop.Wait()
 		time.Sleep(limitPause)
 	}

@@ -1,11 +1,14 @@
 package testbed
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,10 +19,11 @@ import (
 // between them: servers run on one, and the test process is the other. A send
 // ends at the link's device, as with a network card that cuts runs of datagrams
 // itself; the receiving half of the network stack is a kernel thread's, and on
-// nobody's account.
+// nobody's account. Where there are processors enough, each host has its own.
 type Network struct {
 	Server, Client netip.Addr
-	there          int // the server's namespace
+	there          int         // the server's namespace
+	theirs         unix.CPUSet // its processors; none: any
 }
 
 // InNetwork has cmd, which must be a test of this program's that begins with
@@ -84,7 +88,45 @@ ip link set client up`, n.Client))
 	if err := os.WriteFile("/sys/class/net/client/threaded", []byte("1"), 0); err != nil {
 		tb.Fatalf("network: %v", err)
 	}
+	n.divide(tb)
 	return n
+}
+
+// divide gives the last processor to this host, and the others to the other one:
+// neither takes the processor from the other, as a receiver that is woken by each
+// send would.
+func (n *Network) divide(tb testing.TB) {
+	tb.Helper()
+	var mine unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &mine); err != nil {
+		tb.Fatalf("network: processors: %v", err)
+	}
+	if mine.Count() < 2 {
+		return
+	}
+	last := len(mine)*64 - 1
+	for !mine.IsSet(last) {
+		last--
+	}
+	n.theirs = mine
+	n.theirs.Clear(last)
+	mine.Zero()
+	mine.Set(last)
+	pin := func(tid string) {
+		if id, err := strconv.Atoi(tid); err == nil {
+			_ = unix.SchedSetaffinity(id, &mine) // it may have ended
+		}
+	}
+	threads, _ := filepath.Glob("/proc/self/task/*")
+	for _, t := range threads {
+		pin(filepath.Base(t))
+	}
+	names, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, name := range names {
+		if b, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(b), "napi/client-") {
+			pin(filepath.Base(filepath.Dir(name)))
+		}
+	}
 }
 
 // There runs fn on the other host: sockets that it opens and programs that it
@@ -99,7 +141,11 @@ func (n *Network) There(tb testing.TB, fn func()) {
 // Away is There for whoever has no test.
 func (n *Network) Away(fn func() error) error {
 	runtime.LockOSThread()
+	var mine unix.CPUSet
 	here, err := ownNamespace()
+	if err == nil && n.theirs.Count() > 0 {
+		err = errors.Join(unix.SchedGetaffinity(0, &mine), unix.SchedSetaffinity(0, &n.theirs))
+	}
 	if err == nil {
 		err = unix.Setns(n.there, unix.CLONE_NEWNET)
 	}
@@ -109,7 +155,11 @@ func (n *Network) Away(fn func() error) error {
 	}
 	defer func() {
 		// A thread that cannot come back stays locked, and ends with its goroutine.
-		if unix.Setns(here, unix.CLONE_NEWNET) == nil {
+		err := unix.Setns(here, unix.CLONE_NEWNET)
+		if err == nil && n.theirs.Count() > 0 {
+			err = unix.SchedSetaffinity(0, &mine)
+		}
+		if err == nil {
 			runtime.UnlockOSThread()
 		}
 		_ = unix.Close(here)
