@@ -27,7 +27,7 @@ const (
 	// has no processors to spare, as shim serve gives it.
 	yieldEvery = 8 * time.Millisecond
 	yieldMost  = 300 * time.Microsecond
-	restAfter  = time.Second // without packets, before a pump sleeps for longer than that
+	restAfter  = time.Second // without packets, before a pump sleeps for longer than yieldEvery
 )
 
 // PumpStats counts a pump's work. Out.Datagrams / Out.Messages is the mean run,
@@ -231,6 +231,9 @@ func (p *pump) run() {
 		now = time.Now()
 		p.tick(events, now)
 		p.streams(time.Since(p.epoch))
+		if p.busy > 0 {
+			busy = now
+		}
 		p.deliver(len(events) > 0)
 		p.fanOut(now)
 		if len(events) > 0 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -142,11 +143,12 @@ func (v *viewer) WriteFrames(frames net.Buffers) error {
 	return nil
 }
 
-func (v *viewer) TryFrames(frames []byte) int {
-	if err := v.WriteFrames(net.Buffers{frames}); err != nil {
+func (v *viewer) TryFrames(frames net.Buffers) int {
+	b := slices.Concat(frames...)
+	if err := v.WriteFrames(net.Buffers{b}); err != nil {
 		v.t.Error(err)
 	}
-	return len(frames)
+	return len(b)
 }
 
 func (v *viewer) overTCP() {
@@ -452,7 +454,7 @@ func (g *gate) WriteFrames(frames net.Buffers) error {
 	return g.viewer.WriteFrames(frames)
 }
 
-func (g *gate) TryFrames(frames []byte) int {
+func (g *gate) TryFrames(frames net.Buffers) int {
 	if !g.mu.TryLock() {
 		return 0
 	}
@@ -518,17 +520,18 @@ type reluctant struct {
 	turn int
 }
 
-func (r *reluctant) TryFrames(frames []byte) int {
+func (r *reluctant) TryFrames(frames net.Buffers) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.owed) > 0 {
 		r.t.Error("tried again before the rest was written")
 	}
 	r.turn++
-	switch n := len(frames) * (r.turn % 3) / 2; {
-	case n < len(frames):
+	b := slices.Concat(frames...)
+	switch n := len(b) * (r.turn % 3) / 2; {
+	case n < len(b):
 		if n > 0 {
-			r.owed = bytes.Clone(frames)
+			r.owed = b
 		}
 		return n
 	default:

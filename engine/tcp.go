@@ -25,28 +25,55 @@ type tcpSink struct {
 	state  []TrackState
 }
 
-// image is whole interleaved frames, back to back. It is a sink.
-type image []byte
-
-func (b *image) frame(channel uint8, size int) {
-	*b = append(*b, '$', channel, byte(size>>8), byte(size)) // RFC 2326 §10.12
+// image is whole interleaved frames, back to back: headers made here, and the
+// payload where it lies. It is a sink.
+type image struct {
+	pieces net.Buffers
+	heads  []byte
+	size   int
 }
 
-func (b *image) packet(l *line) {
-	b.frame(l.RTP, 12+l.packet.Size)
+func (m *image) reset() {
+	clear(m.pieces)
+	m.pieces, m.heads, m.size = m.pieces[:0], m.heads[:0], 0
+}
+
+func (m *image) add(p []byte) {
+	m.pieces = append(m.pieces, p)
+	m.size += len(p)
+}
+
+// begin begins a frame and returns where its header is; end ends that.
+func (m *image) begin(channel uint8, size int) (at int) {
+	at = len(m.heads)
+	m.heads = append(m.heads, '$', channel, byte(size>>8), byte(size)) // RFC 2326 §10.12
+	return at
+}
+
+func (m *image) end(at int) { m.add(m.heads[at:len(m.heads):len(m.heads)]) }
+
+func (m *image) packet(l *line) {
+	at := m.begin(l.RTP, 12+l.packet.Size)
 	var h [12]byte
 	l.packet.PutHeader(&h, l.Seq, l.Time, l.SSRC)
-	*b = append(*b, h[:]...)
-	for _, p := range l.packet.Payload {
-		*b = append(*b, p...)
+	m.heads = append(m.heads, h[:]...)
+	rest := l.packet.Payload
+	if len(rest) > 1 && len(rest[0]) <= len(h) { // the hint's own octets, a piece less for the kernel
+		m.heads = append(m.heads, rest[0]...)
+		rest = rest[1:]
+	}
+	m.end(at)
+	for _, p := range rest {
+		m.add(p)
 	}
 }
 
-func (b *image) left(int, time.Duration) {}
+func (m *image) left(int, time.Duration) {}
 
-func (b *image) report(l *line) {
-	b.frame(l.RTCP, len(l.sr))
-	*b = append(*b, l.sr...)
+func (m *image) report(l *line) {
+	at := m.begin(l.RTCP, len(l.sr))
+	m.heads = append(m.heads, l.sr...)
+	m.end(at)
 }
 
 // lead is how far ahead of its time a packet leaves that leaves then.
@@ -77,24 +104,24 @@ func (s *Stream) early(due time.Duration) time.Duration {
 // write writes what may leave now, as far as the connection takes it at once; one
 // that does not is left to a goroutine of its own until it has caught up. at is
 // when to look again. Called under mu, on the pump's thread.
-func (s *Stream) write(now time.Duration, b *image) (at time.Duration, again bool) {
+func (s *Stream) write(now time.Duration, m *image) (at time.Duration, again bool) {
 	t := s.tcp
 	if t.slow {
 		return 0, false
 	}
-	*b = (*b)[:0]
-	at, again = s.run(now, now, tcpPackets, b)
+	m.reset()
+	at, again = s.run(now, now, tcpPackets, m)
 	n := 0
-	if len(*b) > 0 {
-		n = t.writer.TryFrames(*b)
+	if m.size > 0 {
+		n = t.writer.TryFrames(m.pieces)
 	}
 	switch {
-	case n == len(*b):
+	case n == m.size:
 		t.state = s.snapshot(t.state)
 		at = max(at, now+tcpStep)
 		return at - at%tcpSlot, again
 	case n == 0:
-		s.leaveTo(slices.Clone(*b))
+		s.leaveTo(slices.Concat(m.pieces...))
 	default:
 		s.leaveTo(nil) // who writes next writes the rest
 	}
@@ -103,24 +130,25 @@ func (s *Stream) write(now time.Duration, b *image) (at time.Duration, again boo
 
 // leaveTo has a goroutine write to a slow reader, these frames first, until it
 // has what may leave. It holds up nobody else.
-func (s *Stream) leaveTo(b image) {
+func (s *Stream) leaveTo(b []byte) {
 	s.tcp.slow = true
 	s.e.writers.Add(1)
 	go func() {
 		defer s.e.writers.Done()
 		label("stream over TCP")
-		for more := true; more; {
+		for m := new(image); ; {
 			err := s.tcp.writer.WriteFrames(net.Buffers{b})
-			b = b[:0]
-			more = s.wrote(err, &b)
+			if b = s.wrote(err, m, b[:0]); len(b) == 0 {
+				break
+			}
 		}
 		s.wake()
 	}()
 }
 
-// wrote follows a write to a slow reader, and makes the frames that are to be
+// wrote follows a write to a slow reader, and appends the frames that are to be
 // written next; with none, the pump has the Stream again.
-func (s *Stream) wrote(err error, b *image) (more bool) {
+func (s *Stream) wrote(err error, m *image, b []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && !s.over {
@@ -129,12 +157,16 @@ func (s *Stream) wrote(err error, b *image) (more bool) {
 	if !s.gone {
 		s.tcp.state = s.snapshot(s.tcp.state)
 		now := time.Since(s.e.start)
-		s.run(now, now, tcpPackets, b)
+		m.reset()
+		s.run(now, now, tcpPackets, m)
+		for _, p := range m.pieces {
+			b = append(b, p...)
+		}
 	}
-	s.tcp.slow = len(*b) > 0
+	s.tcp.slow = len(b) > 0
 	if passed := s.passed(); passed > s.source.spent { // frames are copies
 		s.source.spent = passed
 		s.e.feeder.post(s)
 	}
-	return s.tcp.slow
+	return b
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -72,7 +73,8 @@ func (c *client) WriteFrames(frames net.Buffers) error {
 }
 
 // TryFrames takes part of what comes, now and then, if it takes anything.
-func (c *client) TryFrames(b []byte) int {
+func (c *client) TryFrames(frames net.Buffers) int {
+	b := slices.Concat(frames...)
 	select {
 	case <-c.open:
 	default:

@@ -13,7 +13,7 @@ type Writer interface {
 	// TryFrames writes what the connection takes at once, and returns how many
 	// octets: none where it would have to wait for others. What is missing of
 	// them follows before anything else, with the next WriteFrames at the latest.
-	TryFrames(frames []byte) int
+	TryFrames(frames net.Buffers) int
 }
 
 const (
@@ -33,6 +33,7 @@ type round struct {
 	channels [][2]uint8
 	sums     []sum
 	own      []byte // for one who needs other octets
+	pieces   net.Buffers
 }
 
 // sum is what a round's image holds of a Media.
@@ -61,6 +62,12 @@ func (r *round) make(m *Member) {
 		s.octets += int(e.size) - rtpHeader
 		r.image = appendFrame(r.image, m.channels[e.media][0], l.bytes(e))
 	}
+}
+
+// write writes what m's connection takes at once.
+func (r *round) write(m *Member, b []byte) int {
+	r.pieces = append(r.pieces[:0], b)
+	return m.spec.TCP.TryFrames(r.pieces)
 }
 
 func appendFrame(b []byte, channel uint8, p []byte) []byte {
@@ -125,7 +132,7 @@ func (m *Member) try(r *round, now time.Time) (next time.Time) {
 		if r.own, next = m.gather(r.own[:0], now); len(r.own) == 0 {
 			return next
 		}
-		switch n := m.spec.TCP.TryFrames(r.own); {
+		switch n := r.write(m, r.own); {
 		case n == 0:
 			m.leaveTo(slices.Clone(r.own))
 			return time.Time{}
@@ -137,7 +144,7 @@ func (m *Member) try(r *round, now time.Time) (next time.Time) {
 }
 
 func (m *Member) tryImage(r *round) {
-	n := m.spec.TCP.TryFrames(r.image)
+	n := r.write(m, r.image)
 	if n > 0 {
 		m.at = r.to
 		for media, s := range r.sums {
