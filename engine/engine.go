@@ -32,7 +32,7 @@ const DefaultGather = time.Millisecond
 
 // DefaultSlot is a good Config.Slot: with frames at 25 or 50 a second all of a
 // Stream's leave equally early, and longer slots save little more.
-const DefaultSlot = 4 * time.Millisecond
+const DefaultSlot = 2 * time.Millisecond
 
 // Config sets up an Engine. The zero Config works.
 type Config struct {

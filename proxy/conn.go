@@ -260,10 +260,16 @@ func (c *Conn) fromClient(r *Reader, raw io.Reader) error {
 		if err := c.clientElement(e, r.more == 0); errors.Is(err, ErrEnded) {
 			return err
 		} else if err != nil { // the upstream's side tells of its end
-			c.log.Debug("connection broke", "to", "upstream", "err", err)
+			c.broke(err)
 		}
 	}
 }
+
+// broke is not part of fromClient, which is on its goroutine's stack for as long
+// as the connection lasts.
+//
+//go:noinline
+func (c *Conn) broke(err error) { c.log.Debug("connection broke", "to", "upstream", "err", err) }
 
 func (c *Conn) clientElement(e Element, whole bool) (err error) {
 	c.turn.Lock()

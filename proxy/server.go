@@ -232,19 +232,49 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// sniffed is a connection of which the first octets were looked at.
+// sniffed is a connection of which the first octets were read to be looked at.
 type sniffed struct {
 	net.Conn
-	r *bufio.Reader
+	first []byte // of them, what nobody else has read yet
 }
 
-func (c *sniffed) Read(b []byte) (int, error) { return c.r.Read(b) }
+// lookedAt is a connection whose first octets were read through r.
+func lookedAt(c net.Conn, r *bufio.Reader) *sniffed {
+	first, _ := r.Peek(r.Buffered())
+	return &sniffed{Conn: c, first: bytes.Clone(first)}
+}
+
+func (c *sniffed) Read(b []byte) (int, error) {
+	if len(c.first) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.first)
+	if c.first = c.first[n:]; len(c.first) == 0 {
+		c.first = nil
+	}
+	return n, nil
+}
 
 // CloseWrite passes a half-close on to the connection below.
 func (c *sniffed) CloseWrite() error { closeWrite(c.Conn); return nil }
 
 // serve finds out what the client speaks and carries it.
 func (s *Server) serve(ctx context.Context, p *pair) {
+	secure, first := s.prepare(ctx, p)
+	switch {
+	case first == nil:
+	case isRTSP(first):
+		s.carry(p, secure)
+	case bytes.HasPrefix(first, []byte("GET ")) || bytes.HasPrefix(first, []byte("POST ")):
+		s.carryHTTP(ctx, p, secure)
+	default:
+		s.splice(p)
+	}
+}
+
+// prepare looks at the client's first line and dials the upstream meanwhile. It
+// returns no line when there is nothing to carry.
+func (s *Server) prepare(ctx context.Context, p *pair) (secure bool, first []byte) {
 	limits := s.cfg.Limits
 	dialed := make(chan error, 1)
 	s.work.Go(func() {
@@ -260,31 +290,24 @@ func (s *Server) serve(ctx context.Context, p *pair) {
 	if dialErr := <-dialed; dialErr != nil {
 		p.log.Error("upstream does not answer", "upstream", s.upstream, "err", dialErr)
 		s.refuse(p, first)
-		return
+		return secure, nil
 	}
 	if err != nil {
 		if !isEnd(err) {
 			p.log.Info("nothing to carry", "err", err)
 		}
-		return
+		return secure, nil
 	}
 	if s.cfg.Upstream.Scheme == "rtsps" && first[0] != tlsHandshake {
 		t := tls.Client(p.upstream, s.upstreamTLS())
 		if err := t.HandshakeContext(ctx); err != nil {
 			p.log.Error("TLS to the upstream", "upstream", s.upstream, "err", err)
 			s.refuse(p, first)
-			return
+			return secure, nil
 		}
 		p.upstream = t
 	}
-	switch {
-	case isRTSP(first):
-		s.carry(p, secure)
-	case bytes.HasPrefix(first, []byte("GET ")) || bytes.HasPrefix(first, []byte("POST ")):
-		s.carryHTTP(ctx, p, secure)
-	default:
-		s.splice(p)
-	}
+	return secure, first
 }
 
 const tlsHandshake = 0x16 // RFC 8446 §5.1, the first octet of a TLS connection
@@ -295,31 +318,31 @@ func (s *Server) sniff(p *pair) (secure bool, first []byte, err error) {
 	deadline := time.Now().Add(s.cfg.Limits.IdleTimeout)
 	_ = p.client.SetReadDeadline(deadline)
 	for {
-		c := &sniffed{Conn: p.client, r: bufio.NewReaderSize(p.client, 1024)}
-		if first, err = c.r.Peek(1); err != nil {
+		r := bufio.NewReaderSize(p.client, 1024)
+		if first, err = r.Peek(1); err != nil {
 			return secure, nil, err
 		}
 		if first[0] == tlsHandshake && s.cfg.ClientTLS != nil && !secure {
-			_ = c.SetReadDeadline(time.Now().Add(s.cfg.Limits.PartialTimeout))
-			t := tls.Server(c, s.cfg.ClientTLS)
+			_ = p.client.SetReadDeadline(time.Now().Add(s.cfg.Limits.PartialTimeout))
+			t := tls.Server(lookedAt(p.client, r), s.cfg.ClientTLS)
 			if err := t.Handshake(); err != nil {
 				return true, nil, fmt.Errorf("TLS: %w", err)
 			}
 			p.client, secure = t, true
 			continue
 		}
-		p.client = c
-		first = peekLine(c, s.cfg.Limits.PartialTimeout)
+		_ = p.client.SetReadDeadline(time.Now().Add(s.cfg.Limits.PartialTimeout))
+		first = peekLine(r)
+		p.client = lookedAt(p.client, r)
 		return secure, first, p.client.SetReadDeadline(time.Time{})
 	}
 }
 
-// peekLine waits for the first line, a full buffer or wait, whichever comes
-// first, and returns what is there.
-func peekLine(c *sniffed, wait time.Duration) []byte {
-	_ = c.SetReadDeadline(time.Now().Add(wait))
+// peekLine waits for the first line, a full buffer or the reader's deadline,
+// whichever comes first, and returns what is there.
+func peekLine(r *bufio.Reader) []byte {
 	for n := 1; ; n++ {
-		b, err := c.r.Peek(max(n, c.r.Buffered()))
+		b, err := r.Peek(max(n, r.Buffered()))
 		n = len(b)
 		if err != nil || bytes.IndexByte(b, '\n') >= 0 || !plausibleStart(b) {
 			return b
@@ -390,10 +413,11 @@ func (s *Server) newConn(p *pair, secure bool) *Conn {
 func (s *Server) carry(p *pair, secure bool) {
 	c := s.newConn(p, secure)
 	c.toClient.w, c.toUpstream.w = p.client, p.upstream
+	client, upstream := s.readers(p)
 	s.run(c, func() error {
-		return c.leaving(c.fromClient(NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), p.client))
+		return c.leaving(c.fromClient(client, p.client))
 	}, func() error {
-		err := c.fromUpstream(NewReader(p.upstream, s.cfg.Limits, nil))
+		err := c.fromUpstream(upstream)
 		if c.tap.Keep() {
 			c.stay()
 		}
@@ -401,6 +425,14 @@ func (s *Server) carry(p *pair, secure bool) {
 	})
 	c.exchanges.close()
 	c.tap.Close()
+}
+
+// readers is not part of carry, nor prepare of serve, since what these have on
+// their stack lasts as long as the connection does.
+//
+//go:noinline
+func (s *Server) readers(p *pair) (client, upstream *Reader) {
+	return NewReader(p.client, s.cfg.Limits, p.client.SetReadDeadline), NewReader(p.upstream, s.cfg.Limits, nil)
 }
 
 // splice passes both directions on unread.
@@ -417,8 +449,8 @@ func (s *Server) splice(p *pair) {
 func (s *Server) run(c *Conn, up, down func() error) {
 	done := make(chan struct{})
 	go func() {
-		defer close(done)
 		s.finish(c, "client", c.upstream, up())
+		close(done)
 	}()
 	s.finish(c, "upstream", c.client, down())
 	<-done

@@ -93,7 +93,7 @@ func (s *Server) carryHTTP(ctx context.Context, p *pair, secure bool) {
 		return
 	}
 	// What was read behind the head belongs to the body.
-	p.client = &sniffed{Conn: p.client, r: readerOf(r.Buffered(), p.client)}
+	p.client = &sniffed{Conn: p.client, first: bytes.Clone(r.Buffered())}
 	if e.Kind != KindMessage || !e.Message.Has(cookieHeader) || e.Message.Has("Upgrade") {
 		s.splice(p)
 		return

@@ -115,7 +115,7 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	// Setting up makes garbage, playing none: what is left of the one would stay for
 	// all of the other.
 	if os.Getenv("GOGC") == "" {
-		defer debug.SetGCPercent(debug.SetGCPercent(50))
+		defer debug.SetGCPercent(debug.SetGCPercent(30))
 	}
 	e, err := engine.Open(ecfg)
 	if err != nil {
