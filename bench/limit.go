@@ -52,6 +52,7 @@ const (
 	LimitGathered = "udp-gathered"
 	LimitShared   = "udp-shared"
 	LimitPaced    = "udp-paced"
+	LimitFanned   = "udp-fanned"
 	LimitTCP      = "tcp"
 	LimitDisk     = "disk"
 )
@@ -60,7 +61,8 @@ const (
 // sockets of our own that are read as the sessions' are; and O_DIRECT reads. The
 // cost is the CPU time of the thread that sends or reads. The paced loop sends
 // no more than a server has to, in short runs and with pauses in which caches go
-// cold: that is what a server which keeps time cannot do better than.
+// cold: that is what a server which keeps time cannot do better than. The fanned
+// one does so with a live stream's frames, which are longer and further apart.
 func Limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 	if cfg.Duration == 0 {
 		cfg.Duration = time.Second
@@ -104,6 +106,14 @@ func limitOf(tcp, live bool) string {
 		return LimitShared
 	}
 	return LimitGathered
+}
+
+// pacedOf is the name of the limit of who keeps time.
+func pacedOf(live bool) string {
+	if live {
+		return LimitFanned
+	}
+	return LimitPaced
 }
 
 // WriteLimits writes a table.

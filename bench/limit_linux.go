@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	limitMessages = 16       // GSO sends to a sendmmsg
-	limitFrames   = 16       // interleaved frames to a write
+	limitMessages = 16 // GSO sends to a sendmmsg
+	limitFrames   = 16 // interleaved frames to a write
+	fannedRun     = 18 // packets of a frame of 5 Mbit/s …
+	fannedEvery   = 40 * time.Millisecond
 	limitMemory   = 64 << 20 // payload walked through by the loops that send different media
 	limitGather   = 2 * time.Millisecond
 	limitBacklog  = 64                     // packets on their way to a destination, at most: nothing is lost
@@ -187,8 +189,10 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		payload[i] = byte(i * 7)
 	}
 	var all []Limit
-	paced := cfg
+	paced, fanned := cfg, cfg
 	paced.Segments = cfg.PacedRun
+	fanned.Segments, fanned.Slot = min(fannedRun, 65_000/cfg.Packet), fannedEvery
+	fanned.Destinations = max(1, int(cfg.Pace*1e9/8*fannedEvery.Seconds())/(fanned.Segments*cfg.Packet)) // a frame each
 	for _, l := range []struct {
 		name, what string
 		step       func(*sender) error
@@ -197,11 +201,15 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		{LimitGathered, fmt.Sprintf("GSO × %d, %d to a sendmmsg, headers apart, different media for each", cfg.Segments, limitMessages), (*sender).gathered},
 		{LimitShared, fmt.Sprintf("GSO × %d, %d to a sendmmsg, one image for all", cfg.Segments, limitMessages), (*sender).shared},
 		{LimitPaced, fmt.Sprintf("as gathered, GSO × %d, but no more than %g Gbit/s, every %v", cfg.PacedRun, cfg.Pace, cfg.Slot), (*sender).gathered},
+		{LimitFanned, fmt.Sprintf("as shared, GSO × %d, a frame to each of %d every %v", fanned.Segments, fanned.Destinations, fannedEvery), (*sender).shared},
 		{LimitTCP, fmt.Sprintf("%d interleaved frames to a write, headers apart, different media for each", limitFrames), (*sender).framed},
 	} {
 		s := &sender{cfg: cfg, payload: payload, turn: -1}
-		if l.name == LimitPaced {
+		switch l.name {
+		case LimitPaced:
 			s.cfg, s.pace = paced, cfg.Pace*1e9/8/float64(cfg.Packet)
+		case LimitFanned:
+			s.cfg, s.pace = fanned, cfg.Pace*1e9/8/float64(cfg.Packet)
 		}
 		s.image = make([]byte, cfg.Packet*s.cfg.Segments)
 		one, err := loopLimit(ctx, s, l.name == LimitTCP, func() error { return l.step(s) })

@@ -227,7 +227,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{LimitPacket, LimitGathered, LimitShared, LimitPaced, LimitTCP, LimitDisk}
+	want := []string{LimitPacket, LimitGathered, LimitShared, LimitPaced, LimitFanned, LimitTCP, LimitDisk}
 	if len(all) != len(want) {
 		t.Fatalf("%+v", all)
 	}
@@ -235,7 +235,7 @@ func TestLimits(t *testing.T) {
 		if l.Name != want[i] || l.Cost <= 0 || l.Cost > 100 || l.Gbps <= 0 || l.Lost < 0 || l.Lost > .5 {
 			t.Errorf("%+v", l)
 		}
-		if l.Name == LimitPaced && (l.Gbps < .5 || l.Gbps > 1.2) {
+		if (l.Name == LimitPaced || l.Name == LimitFanned) && (l.Gbps < .5 || l.Gbps > 1.2) {
 			t.Errorf("paced to 1 Gbit/s: %+v", l)
 		}
 	}

@@ -119,7 +119,7 @@ func (r *Report) add(run Run) {
 		if l.Name == limitOf(r.Transport == "tcp", run.Live) && l.Cost > 0 {
 			run.TimesLimit = run.Cost / l.Cost
 		}
-		if l.Name == LimitPaced && r.Transport == "udp" && l.Cost > 0 {
+		if l.Name == pacedOf(run.Live) && r.Transport == "udp" && l.Cost > 0 {
 			run.TimesPaced = run.Cost / l.Cost
 		}
 	}

@@ -70,7 +70,7 @@ func byLimit(report string, load int, limit string, most float64) func(all repor
 		}
 		x := alone(r) / by
 		text := fmt.Sprintf("%s × (%s CPU-s/GiB; with the server behind it %s)", short(x), short(alone(r)), short(r.Cost))
-		if paced := all.limit(report, LimitPaced); limit != LimitTCP && paced > 0 {
+		if paced := all.limit(report, pacedOf(r.Live)); limit != LimitTCP && paced > 0 {
 			text += fmt.Sprintf("; %s × the paced loop", short(alone(r)/paced))
 		}
 		return text, x <= most, true
