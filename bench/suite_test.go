@@ -332,7 +332,7 @@ func gst(t *testing.T) []Server {
 func mediamtx(t *testing.T) []Server {
 	up := testbed.StartMediaMTX(t, testbed.MediaMTXOptions{Host: host})
 	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, "live5000.mp4", 5000, 30), testbed.TCP)
-	return both(t, up, "live", "--live", "auto")
+	return both(t, up, "live")
 }
 
 // gortsplibServer is gortsplib's server in a process of its own.
@@ -343,7 +343,7 @@ func gortsplibSmall(t *testing.T) []Server { return gortsplibLive(t, 2000) }
 func gortsplibLive(t *testing.T, kbps int) []Server {
 	up := testbed.Upstream{Name: "gortsplib", Addr: testbed.StartChild(t, "gortsplib "+host)}
 	testbed.PublishFile(t, up.URL("/live"), makeMovie(t, fmt.Sprintf("live%d.mp4", kbps), kbps, 30), testbed.TCP)
-	return both(t, up, "live", "--live", "auto")
+	return both(t, up, "live")
 }
 
 // thin is our demo server with a movie of sound alone.

@@ -28,7 +28,7 @@ func TestLiveCrowd(t *testing.T) {
 	g := testbed.StartGortsplib(t, testbed.GortsplibOptions{WriteQueue: 1024})
 	testbed.PublishFile(t, g.URL("/live"), movie, testbed.TCP)
 	g.AwaitPublished(t, "/live")
-	shim := testbed.StartShim(t, g.Upstream, "--live", "auto")
+	shim := testbed.StartShim(t, g.Upstream)
 	const viewers, direct, rate = 200, 2, 50
 	results := [2]*bench.Report{}
 	var work sync.WaitGroup

@@ -202,7 +202,7 @@ func TestManyRelays(t *testing.T) {
 	lib := testbed.StartGortsplib(t, testbed.GortsplibOptions{WriteQueue: 4096})
 	stop := publishPackets(t, lib, "/live", rate)
 	defer stop()
-	shim := testbed.StartShim(t, lib.Upstream)
+	shim := testbed.StartShim(t, lib.Upstream, "--live", "off")
 	v := viewers{ports: map[int]bool{}}
 	url := "rtsp://" + shim.Addr + "/live"
 	for range sessions {

@@ -42,7 +42,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "map", EnvVars: []string{"SHIM_MAP"}, Usage: "movie file of URLs whose path matches, tried before --movies; * in FILE is the path: `PATTERN=FILE`"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "as-hinted", EnvVars: []string{"SHIM_AS_HINTED"}, Usage: "send movies at the times their hints say, bunched or not"}),
 	altsrc.NewPathFlag(&cli.PathFlag{Name: "proved", EnvVars: []string{"SHIM_PROVED"}, Usage: "remember in `FILE` which movies the upstream has been seen to send"}),
-	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "off", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
+	altsrc.NewStringFlag(&cli.StringFlag{Name: "live", EnvVars: []string{"SHIM_LIVE"}, Value: "auto", Usage: "let the viewers of a live stream share one upstream session, where they are seen to get the same: auto, off"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "smooth", EnvVars: []string{"SHIM_SMOOTH"}, Usage: "live: spread big frames over half of the time between two, for viewers over UDP"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "instant", EnvVars: []string{"SHIM_INSTANT"}, Usage: "live: a viewer who joins others begins with the newest key frame, and catches up; the upstream begins with what comes next"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "on-upstream-loss", EnvVars: []string{"SHIM_ON_UPSTREAM_LOSS"}, Value: "play", Usage: "what movies do when the upstream dies: play, close"}),
