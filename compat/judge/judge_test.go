@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -154,6 +155,47 @@ func TestMoments(t *testing.T) {
 		}
 		if seen["time to the first packet"] != c.first || seen["packets until its end"] != c.untilDone {
 			t.Errorf("%s: %v", c.name, seen)
+		}
+	}
+}
+
+// An RTP-Info that should be exact may be off by a packet where the upstream's own
+// is off for another track: it names one moment for all.
+func TestOneMoment(t *testing.T) {
+	play := func(video, audio int) *talk.Recording { // ticks by which the first packets are later than named
+		info := fmt.Sprintf("RTP-Info: url=rtsp://h/a/1;seq=0;rtptime=%d,url=rtsp://h/a/2;seq=0;rtptime=%d\r\n", 10000-video, 10000-audio)
+		r := &talk.Recording{Took: 5 * time.Second, Duration: 60, Exchanges: []*talk.Exchange{{Title: "PLAY", Conn: "A", Method: "PLAY", Outcome: talk.Answered, At: time.Second,
+			Sent:   []byte("PLAY rtsp://h/a RTSP/1.0\r\nCSeq: 1\r\nSession: 1\r\n\r\n"),
+			Answer: talk.ParseMessage([]byte("RTSP/1.0 200 OK\r\nCSeq: 1\r\nSession: 1\r\n" + info + "\r\n"))}}}
+		for i, c := range []struct {
+			kind        string
+			clock, step int
+		}{{"video", 90000, 3600}, {"audio", 44100, 957}} {
+			track := &talk.Track{Conn: "A", Session: "1", Control: fmt.Sprintf("rtsp://h/a/%d", i+1), Media: i + 1, Kind: c.kind, Clock: c.clock, UDP: true}
+			for n := range 50 {
+				track.Packets = append(track.Packets, talk.Packet{At: time.Second + time.Duration(n)*10*time.Millisecond, Hash: uint64(n), Seq: uint16(n), Timestamp: uint32(10000 + n*c.step)})
+			}
+			r.Tracks = append(r.Tracks, track)
+		}
+		return r
+	}
+	for _, c := range []struct {
+		name         string
+		direct, shim [2]int
+		counts       bool
+	}{
+		{"another track's turn", [2]int{1650, 0}, [2]int{0, 957}, false},
+		{"the upstream is exact", [2]int{0, 0}, [2]int{0, 957}, true},
+		{"off by more than a packet", [2]int{1650, 0}, [2]int{0, 2 * 957}, true},
+	} {
+		different := false
+		for _, x := range compare(play(c.direct[0], c.direct[1]), play(c.shim[0], c.shim[1]), true) {
+			if f, counts := weigh(x, 0); counts && x.What == "first packet's time after RTP-Info's" {
+				different = different || f.Verdict == Different
+			}
+		}
+		if different != c.counts {
+			t.Errorf("%s: different is %v", c.name, different)
 		}
 	}
 }

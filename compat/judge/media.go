@@ -227,11 +227,38 @@ func (d *differ) info(where string, a, b *talk.Track, x, y Section, rhythm float
 		offA := float64(int32(pa.Timestamp-*x.Info.Timestamp)) / float64(a.Clock)
 		offB := float64(int32(pb.Timestamp-*y.Info.Timestamp)) / float64(b.Clock)
 		within := 0.010
-		if offA != 0 { // an upstream that extrapolates is off by how long ago its last packet was
+		switch {
+		case offA != 0: // an upstream that extrapolates is off by how long ago its last packet was
 			within += rhythm
+		case d.namesOne(x.Label): // whose turn it is to be off by a packet may be another's
+			within += packetTime(b, y)
 		}
 		d.exactly(where, "first packet's time after RTP-Info's", offA, offB, within, "s")
 	}
+}
+
+// namesOne says whether the upstream's RTP-Info names one moment for all tracks,
+// as gst's does: the next packet of one of them, while others are off.
+func (d *differ) namesOne(label string) bool {
+	for _, t := range d.a.Tracks {
+		for _, s := range Sections(d.a, t) {
+			if s.Label == label && s.Info != nil && s.Info.Timestamp != nil && s.To > s.From && t.Packets[s.From].Timestamp != *s.Info.Timestamp {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// packetTime is the time from a section's first packet to the next of another
+// time, in seconds.
+func packetTime(t *talk.Track, s Section) float64 {
+	for i := s.From + 1; i < s.To; i++ {
+		if step := int32(t.Packets[i].Timestamp - t.Packets[s.From].Timestamp); step > 0 {
+			return float64(step) / float64(t.Clock)
+		}
+	}
+	return 0
 }
 
 // exactly compares two offsets that should be zero.
