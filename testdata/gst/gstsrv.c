@@ -211,6 +211,8 @@ int main(int argc, char **argv) {
   char *service = g_strdup_printf("%d", opt.port);
   gst_rtsp_server_set_address(server, opt.host ? opt.host : "127.0.0.1");
   gst_rtsp_server_set_service(server, service);
+  // By default five: clients beyond that try again after a second, or after three.
+  gst_rtsp_server_set_backlog(server, 128);
   /* With one thread a single stuck seek would hang every client. */
   GstRTSPThreadPool *threads = gst_rtsp_server_get_thread_pool(server);
   gst_rtsp_thread_pool_set_max_threads(threads, opt.threads);
