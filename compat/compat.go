@@ -45,7 +45,7 @@ type Config struct {
 	Risky    bool     // points that are known to crash some servers, too
 	Clients  []string // of "ffmpeg", "gstreamer", "vlc"; nil: those installed
 	Parallel int      // points at a time; 4
-	Again    int      // how often a point found different is held again; 2, negative: never
+	Again    int      // how often a point found different is held again, at most: until it is clear; 5, negative: never
 	Bounds   talk.Bounds
 
 	Progress func(done, total int, name string) // may be nil; called from one goroutine at a time
@@ -151,7 +151,7 @@ func (r *run) prepare() error {
 		r.Parallel = 4
 	}
 	if r.Again == 0 {
-		r.Again = 2
+		r.Again = 5
 	}
 	up, err := checkURL("upstream", r.Upstream)
 	if err != nil {
@@ -377,7 +377,7 @@ func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 	rounds := []judge.Round{r.round(ctx, s, 0)}
 	r.alone.RUnlock()
 	findings := judge.Judge(rounds)
-	for again := 0; again < r.Again && judge.Worst(findings) == judge.Different && ctx.Err() == nil; again++ {
+	for len(rounds) <= r.Again && !judge.Settled(findings, len(rounds)) && ctx.Err() == nil {
 		r.alone.Lock()
 		rounds = append(rounds, r.round(ctx, s, late))
 		r.alone.Unlock()

@@ -38,7 +38,7 @@ var compatCommand = &cli.Command{
 		&cli.BoolFlag{Name: "risky", Usage: "points that are known to crash some servers, too"},
 		&cli.StringSliceFlag{Name: "client", Usage: "real `PLAYER` to use: ffmpeg, gstreamer, vlc, none (default: those installed)"},
 		&cli.IntFlag{Name: "parallel", Value: 4, Usage: "points at a time"},
-		&cli.IntFlag{Name: "again", Value: 2, Usage: "how often a point found different is held again; -1 for never"},
+		&cli.IntFlag{Name: "again", Value: 5, Usage: "how often a point found different is held again, at most, until it is clear; -1 for never"},
 		&cli.DurationFlag{Name: "answer-timeout", Value: 3 * time.Second, Usage: "how long to wait for an answer"},
 		&cli.DurationFlag{Name: "point-timeout", Value: time.Minute, Usage: "bound of one conversation, listening not counted"},
 		&cli.BoolFlag{Name: "json", Usage: "write JSON instead of the table"},

@@ -39,7 +39,7 @@ var (
 	Exact  = Rule{"RTP-Info is exact", "it names the very next packet, as RFC 2326 12.33 asks; the upstream's own does not"}
 	Steady = Rule{"steadier", "smaller bursts and gaps than the upstream's: receivers lose less (RFC 2326 does not prescribe pacing)"}
 	Sooner = Rule{"sooner", "the answer or the silence came earlier than from the upstream"}
-	Once   = Rule{"did not come back", "the point was held again, alone on the machine, and agreed: the moment, not the shim"}
+	Once   = Rule{"did not come back", "the point was held again, alone on the machine, and agreed, at least twice as often: the moment, not the shim"}
 	Kept   = Rule{"kept alive", "the upstream had closed a connection without requests; signs of life sent for its session kept it open"}
 	Whole  = Rule{"fewer lost", "packets that the direct run lost, repeated or misordered were right here"}
 )
@@ -91,6 +91,7 @@ type Finding struct {
 	Shim    string  `json:"shim"`
 	Size    float64 `json:"size"`
 	Spread  float64 `json:"spread"` // between direct runs
+	Times   int     `json:"times"`  // rounds in which it was different
 }
 
 // Round is one point held at the same time twice at the upstream and once
@@ -178,8 +179,8 @@ func show(v float64, unit string) string {
 // enough rounds to tell what comes back from what came once.
 const enough = 3
 
-// Judge weighs all rounds of a point. What is different in one round only,
-// with enough of them held, is allowed as such; what is a matter of time must
+// Judge weighs all rounds of a point. What is different in one round of enough, or
+// in so small a share of more, is allowed as such; what is a matter of time must
 // come back in every round, because the machine has its moods as well.
 func Judge(rounds []Round) []Finding {
 	spread := spreads(rounds)
@@ -212,7 +213,8 @@ func Judge(rounds []Round) []Finding {
 	var all []Finding
 	for _, key := range order {
 		v := seen[key]
-		once := v.different == 1 && len(rounds) >= enough
+		v.worst.Times = v.different
+		once := v.different*enough <= len(rounds)
 		mood := v.worst.Class == Timing && v.different < len(rounds)
 		if v.worst.Verdict == Different && (once || mood) {
 			v.worst.Verdict, v.worst.Rule = Allowed, &Once
@@ -221,6 +223,13 @@ func Judge(rounds []Round) []Finding {
 	}
 	slices.SortStableFunc(all, func(a, b Finding) int { return rank(b.Verdict) - rank(a.Verdict) })
 	return all
+}
+
+// Settled says whether further rounds are not worth holding: nothing is different,
+// or something is every time.
+func Settled(all []Finding, rounds int) bool {
+	return Worst(all) != Different || rounds >= enough &&
+		slices.ContainsFunc(all, func(f Finding) bool { return f.Verdict == Different && f.Times == rounds })
 }
 
 func rank(v Verdict) int { return slices.Index([]Verdict{Same, NotRun, Allowed, Different}, v) }

@@ -69,6 +69,42 @@ func TestAlign(t *testing.T) {
 }
 
 // A number counts beyond its tolerance and beyond what the upstream varies by.
+// A difference counts when it comes back: every time, or in more than a third of
+// the rounds; more than three are held only where that is not clear yet.
+func TestComesBack(t *testing.T) {
+	held := func(name string) *talk.Recording {
+		return &talk.Recording{Exchanges: []*talk.Exchange{{Title: "OPTIONS", Conn: "A", Method: "OPTIONS", Outcome: talk.Answered, Sent: []byte("OPTIONS * RTSP/1.0\r\n\r\n"),
+			Answer: talk.ParseMessage([]byte("RTSP/1.0 200 OK\r\nPublic: " + name + "\r\n\r\n"))}}}
+	}
+	for _, c := range []struct {
+		shim    string // a round each: d different, s the same
+		verdict Verdict
+		settled bool
+	}{
+		{"s", Same, true},
+		{"d", Different, false},
+		{"dd", Different, false},
+		{"ddd", Different, true},
+		{"dss", Allowed, true},
+		{"dds", Different, false},
+		{"ddssss", Allowed, true},
+		{"ddsdss", Different, false},
+	} {
+		var rounds []Round
+		for _, r := range c.shim {
+			shim := held("OPTIONS")
+			if r == 'd' {
+				shim = held("PLAY")
+			}
+			rounds = append(rounds, Round{Direct: []*talk.Recording{held("OPTIONS"), held("OPTIONS")}, Shim: shim})
+		}
+		all := Judge(rounds)
+		if v, settled := Worst(all), Settled(all, len(rounds)); v != c.verdict || settled != c.settled {
+			t.Errorf("%s: %s, settled %v; want %s, %v", c.shim, v, settled, c.verdict, c.settled)
+		}
+	}
+}
+
 func TestWeigh(t *testing.T) {
 	for _, c := range []struct {
 		size, within, loose, spread float64
