@@ -46,10 +46,11 @@ cross:
 	GOOS=darwin GOARCH=arm64 go vet ./...
 	GOOS=linux GOARCH=arm64 go build ./...
 
-# The servers against themselves behind the shim, and docs/performance.md.
+# The servers against themselves behind the shim, and docs/performance.md; as root
+# also over a network of two namespaces.
 # SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX name binaries of Darwin and MediaMTX.
 bench: setup
-	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 25m -v ./bench
+	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 45m -v ./bench
 
 # Each fuzz target for FUZZTIME, or that many inputs: 60000x.
 fuzz:

@@ -440,11 +440,14 @@ const pageHead = `# Performance
 
 Written by ` + "`make bench`" + `, which anybody can run. Figures are comparable within one table: the servers took turns there, load by
 load, on the same machine, at one time. CPU-s/GiB is CPU time of the server's processes (with the shim: of the shim and
-of the server behind it) for each GiB of RTP that arrived, over loopback, with the receiving half of the network stack
-up to the viewer's socket in it. *Late* is how long after its RTP time a frame's first packet came; *frame spread* is how
+of the server behind it) for each GiB of RTP that arrived. Over loopback the receiving half of the network stack is in it, up
+to the viewer's socket, and cutting runs into packets again; over a network (two network namespaces with a link between them,
+each with a processor of its own) a send ends at the device, as with a network card that cuts runs itself. *Late* is how
+long after its RTP time a frame's first packet came; *frame spread* is how
 long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw loop
 that sends the same amount from memory, flat out, in runs of 14 packets; *× paced* by what it takes for one that sends
-1 Gbit/s in time, in runs of 7, which is a frame of 2 Mbit/s: nobody who keeps time can send longer ones.
+1 Gbit/s in time: movies in runs of 7, which is a frame of 2 Mbit/s, live streams in runs of 18, a frame of 5 Mbit/s to each every
+40 ms. Nobody who keeps time can send longer ones.
 ` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
 `
 

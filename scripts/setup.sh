@@ -6,14 +6,15 @@ set -eu
 packages="ffmpeg gcc make pkg-config libc6-dev
 gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-rtsp libgstrtspserver-1.0-dev
-libgstreamer-plugins-base1.0-dev glib-networking vlc-bin vlc-plugin-base vlc-plugin-access-extra chromium"
+libgstreamer-plugins-base1.0-dev glib-networking vlc-bin vlc-plugin-base vlc-plugin-access-extra chromium
+iproute2 ethtool"
 
 if ! command -v go >/dev/null; then
 	echo "setup: Go is missing: see the Go documentation" >&2
 	exit 1
 fi
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-	for program in ffmpeg ffprobe gcc pkg-config gst-launch-1.0 vlc chromium; do
+	for program in ffmpeg ffprobe gcc pkg-config gst-launch-1.0 vlc chromium ip ethtool; do
 		command -v "$program" >/dev/null || missing="${missing:-} $program"
 	done
 	pkg-config --exists gstreamer-rtsp-server-1.0 2>/dev/null || missing="${missing:-} gst-rtsp-server(headers)"
