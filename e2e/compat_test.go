@@ -63,7 +63,9 @@ func TestCompat(t *testing.T) {
 				flags = append(flags, "--rewrite-host")
 			}
 			t.Run("itself", func(t *testing.T) { compareWith(t, up, c.path, up.Addr) })
-			t.Run("relay", func(t *testing.T) { compareWith(t, up, c.path, testbed.StartShim(t, up, append(flags, "--live", "off")...).Addr) })
+			t.Run("relay", func(t *testing.T) {
+				compareWith(t, up, c.path, testbed.StartShim(t, up, append(flags, "--live", "off")...).Addr)
+			})
 			if strings.HasSuffix(c.name, "movie") || strings.HasSuffix(c.name, "digest") {
 				t.Run("takeover", func(t *testing.T) {
 					shim := testbed.StartShim(t, up, "--movies", filepath.Dir(movie))

@@ -115,12 +115,12 @@ func (s *Stream) write(now time.Duration, m *image) (at time.Duration, again boo
 	if m.size > 0 {
 		n = t.writer.TryFrames(m.pieces)
 	}
-	switch {
-	case n == m.size:
+	switch n {
+	case m.size:
 		t.state = s.snapshot(t.state)
 		at = max(at, now+tcpStep)
 		return at - at%tcpSlot, again
-	case n == 0:
+	case 0:
 		s.leaveTo(slices.Concat(m.pieces...))
 	default:
 		s.leaveTo(nil) // who writes next writes the rest

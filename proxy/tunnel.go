@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -309,11 +308,6 @@ func (s *Server) fromPost(ctx context.Context, t *tunnel, p *pair, up *post) {
 		}
 		p.log.Info("upstream closed the POST before its first answer, made again", "after", wait)
 	}
-}
-
-// readerOf reads first, then from r.
-func readerOf(first []byte, r io.Reader) *bufio.Reader {
-	return bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(first)), r))
 }
 
 // use makes w the way out, in place of a former one.
