@@ -21,6 +21,8 @@ const (
 	limitFrames   = 16 // interleaved frames to a write
 	fannedRun     = 18 // packets of a frame of 5 Mbit/s …
 	fannedEvery   = 40 * time.Millisecond
+	soundOctets   = 12 + 4 + 180 // … and a packet of its sound of 64 kbit/s
+	soundEvery    = 1024 * time.Second / 44_100
 	limitMemory   = 64 << 20 // payload walked through by the loops that send different media
 	limitGather   = 2 * time.Millisecond
 	limitBacklog  = 64                     // packets on their way to a destination, at most: nothing is lost
@@ -33,6 +35,7 @@ type sender struct {
 	cfg     LimitConfig
 	fd      int                     // UDP: of the one socket that sends
 	to      []unix.RawSockaddrInet4 // UDP
+	sounds  []unix.RawSockaddrInet4 // UDP, with sound
 	conns   []int                   // TCP
 	turn    int                     // destination next
 	seq     uint16                  // of the first packet each gets in this round
@@ -40,6 +43,8 @@ type sender struct {
 	at      int // of payload, next
 	packets uint64
 	pace    float64 // packets a second, 0 for flat out
+	sound   bool    // each gets that too, in its second socket
+	sounded int     // packets of sound
 
 	hdrs  [limitMessages]mmsghdr
 	ctrls [limitMessages][unix.SizeofCmsghdr + 8]byte
@@ -132,6 +137,17 @@ func (s *sender) batch(fill func(i int) int) error {
 		h.SetIovlen(pieces)
 		h.SetControllen(len(s.ctrls[i]))
 	}
+	if err := s.flush(n); err != nil {
+		return err
+	}
+	for range n {
+		s.advance(s.cfg.Segments, len(s.to))
+	}
+	return nil
+}
+
+// flush sends the first n messages.
+func (s *sender) flush(n int) error {
 	for sent := 0; sent < n; {
 		got, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[sent])), uintptr(n-sent), 0, 0, 0)
 		if errno != 0 {
@@ -139,9 +155,29 @@ func (s *sender) batch(fill func(i int) int) error {
 		}
 		sent += int(got)
 	}
-	for range n {
-		s.advance(s.cfg.Segments, len(s.to))
+	return nil
+}
+
+// aloud sends all destinations a packet of sound.
+func (s *sender) aloud() error {
+	head := s.heads[0][0][:]
+	putRTP(head, uint16(s.sounded))
+	for at := 0; at < len(s.sounds); at += limitMessages {
+		n := min(limitMessages, len(s.sounds)-at)
+		for i := range n {
+			iovs := &s.iovs[i]
+			iovs[0].Base, iovs[1].Base = &head[0], &s.payload[0]
+			iovs[0].SetLen(12)
+			iovs[1].SetLen(soundOctets - 12)
+			h := &s.hdrs[i].hdr
+			*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&s.sounds[at+i])), Namelen: unix.SizeofSockaddrInet4, Iov: &iovs[0]}
+			h.SetIovlen(2)
+		}
+		if err := s.flush(n); err != nil {
+			return err
+		}
 	}
+	s.sounded++
 	return nil
 }
 
@@ -201,7 +237,7 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		{LimitGathered, fmt.Sprintf("GSO × %d, %d to a sendmmsg, headers apart, different media for each", cfg.Segments, limitMessages), (*sender).gathered},
 		{LimitShared, fmt.Sprintf("GSO × %d, %d to a sendmmsg, one image for all", cfg.Segments, limitMessages), (*sender).shared},
 		{LimitPaced, fmt.Sprintf("as gathered, GSO × %d, but no more than %g Gbit/s, every %v", cfg.PacedRun, cfg.Pace, cfg.Slot), (*sender).gathered},
-		{LimitFanned, fmt.Sprintf("as shared, GSO × %d, a frame to each of %d every %v", fanned.Segments, fanned.Destinations, fannedEvery), (*sender).shared},
+		{LimitFanned, fmt.Sprintf("as shared, GSO × %d, a frame to each of %d every %v, and its sound", fanned.Segments, fanned.Destinations, fannedEvery), (*sender).shared},
 		{LimitTCP, fmt.Sprintf("%d interleaved frames to a write, headers apart, different media for each", limitFrames), (*sender).framed},
 	} {
 		s := &sender{cfg: cfg, payload: payload, turn: -1}
@@ -209,7 +245,7 @@ func limits(ctx context.Context, cfg LimitConfig) ([]Limit, error) {
 		case LimitPaced:
 			s.cfg, s.pace = paced, cfg.Pace*1e9/8/float64(cfg.Packet)
 		case LimitFanned:
-			s.cfg, s.pace = fanned, cfg.Pace*1e9/8/float64(cfg.Packet)
+			s.cfg, s.pace, s.sound = fanned, cfg.Pace*1e9/8/float64(cfg.Packet), true
 		}
 		s.image = make([]byte, cfg.Packet*s.cfg.Segments)
 		one, err := loopLimit(ctx, s, l.name == LimitTCP, func() error { return l.step(s) })
@@ -267,7 +303,7 @@ func loopLimit(ctx context.Context, s *sender, tcp bool, step func() error) (l L
 	for _, x := range sessions {
 		came += x.tracks[0].unique
 	}
-	octets := float64(s.packets) * float64(s.cfg.Packet)
+	octets := float64(s.packets)*float64(s.cfg.Packet) + float64(s.sounded*len(s.sounds)*soundOctets)
 	l.Cost = cpu.Seconds() / (octets / (1 << 30))
 	l.Gbps = octets * 8 / 1e9 / took.Seconds()
 	l.Lost = 1 - float64(came)/float64(s.packets)
@@ -304,11 +340,19 @@ func (s *sender) flatOut(ctx context.Context, r *reader, step func() error) (cpu
 	return time.Duration(threadTime() - used), took, ctx.Err()
 }
 
-// untilDue waits for the next slot and sends what is due in it.
+// untilDue waits for the next slot and sends what is due in it; or for sound,
+// and sends that.
 func (s *sender) untilDue(began time.Time, step func() error) error {
-	slot := time.Since(began)/s.cfg.Slot + 1
-	ts := unix.NsecToTimespec(int64(time.Until(began.Add(slot * s.cfg.Slot))))
+	due := began.Add((time.Since(began)/s.cfg.Slot + 1) * s.cfg.Slot)
+	sound := began.Add(time.Duration(s.sounded) * soundEvery)
+	if s.sound && sound.Before(due) {
+		due = sound
+	}
+	ts := unix.NsecToTimespec(max(0, int64(time.Until(due))))
 	_ = unix.Nanosleep(&ts, nil) // cut short, the next slot has more to do
+	if s.sound && due.Equal(sound) {
+		return s.aloud()
+	}
 	for float64(s.packets) < s.pace*time.Since(began).Seconds() {
 		if err := step(); err != nil {
 			return err
@@ -333,14 +377,22 @@ func (s *sender) open(tcp bool) (sessions []*session, err error) {
 		return nil, err
 	}
 	for range s.cfg.Destinations {
-		p, err := openPair(host)
-		if err != nil {
-			return sessions, err
+		x := &session{}
+		sessions = append(sessions, x)
+		lists := []*[]unix.RawSockaddrInet4{&s.to, &s.sounds}
+		if !s.sound {
+			lists = lists[:1]
 		}
-		sessions = append(sessions, &session{tracks: []*track{{pair: p}}})
-		to := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: host.As4()}
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&to.Port))[:], uint16(p.port))
-		s.to = append(s.to, to)
+		for _, list := range lists {
+			p, err := openPair(host)
+			if err != nil {
+				return sessions, err
+			}
+			x.tracks = append(x.tracks, &track{pair: p})
+			to := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: host.As4()}
+			binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&to.Port))[:], uint16(p.port))
+			*list = append(*list, to)
+		}
 	}
 	return sessions, nil
 }

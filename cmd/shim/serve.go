@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 	"syscall"
 	"time"
@@ -60,6 +62,7 @@ var serveFlags = []cli.Flag{
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "gro", EnvVars: []string{"SHIM_GRO"}, Value: "auto", Usage: "UDP receive offload: auto, on, off"}),
 	altsrc.NewStringFlag(&cli.StringFlag{Name: "log-level", EnvVars: []string{"SHIM_LOG_LEVEL"}, Value: "info", Usage: "debug, info, warn, error"}),
 	altsrc.NewBoolFlag(&cli.BoolFlag{Name: "log-json", EnvVars: []string{"SHIM_LOG_JSON"}, Usage: "log JSON lines"}),
+	altsrc.NewPathFlag(&cli.PathFlag{Name: "profile", EnvVars: []string{"SHIM_PROFILE"}, Usage: "write a CPU profile of the whole run, for go tool pprof: `FILE`"}),
 	&cli.PathFlag{Name: "config", EnvVars: []string{"SHIM_CONFIG"}, Usage: "YAML file with any of these, by name: `FILE`"},
 }
 
@@ -98,7 +101,7 @@ var serveCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-		return serve(ctx, ln, cfg, icfg, ecfg, nil)
+		return profiled(c.Path("profile"), func() error { return serve(ctx, ln, cfg, icfg, ecfg, nil) })
 	},
 }
 
@@ -147,6 +150,23 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	work.Wait()
 	cfg.Logger.Info("stopped")
 	return err
+}
+
+// profiled writes a CPU profile of run to a file, if one is named.
+func profiled(name string, run func() error) error {
+	if name == "" {
+		return run()
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	err = pprof.StartCPUProfile(f)
+	if err == nil {
+		err = run()
+		pprof.StopCPUProfile()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // reportOnSignal logs a line about every session at each SIGUSR1.
