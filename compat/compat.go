@@ -214,10 +214,11 @@ func (r *run) look(ctx context.Context, result *Result) error {
 	return nil
 }
 
-// sameName lets direct runs name a live stream as the shim's clients do, if
-// the upstream does not mind: gst-rtsp-server shares a stream only among those
+// sameName lets direct runs name a live stream as it is named through the shim,
+// if the upstream does not mind: gst-rtsp-server shares a stream only among those
 // who call it by the same host and port, and what is live must be the same
-// stream to be compared. It is held from then on until ctx ends.
+// stream to be compared. The shim's clients call it by the shim's; a shim that
+// rewrites hosts, by the upstream's. It is held from then on until ctx ends.
 func (r *run) sameName(ctx context.Context) error {
 	named := r.upstream
 	u, err := url.Parse(r.upstream.URL)
@@ -236,12 +237,42 @@ func (r *run) sameName(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if last.Status() == 200 {
+	if last.Status() == 200 && r.isShims(ctx, named) {
 		r.upstream = named
-	} else {
-		r.holding.Go(func() { r.hold(ctx, r.upstream) })
+		return nil
+	}
+	r.holding.Go(func() { r.hold(ctx, r.upstream) })
+	if last.Status() == 200 && !r.isShims(ctx, r.upstream) {
+		r.upstream = named // neither is: as the shim's clients do
 	}
 	return nil
+}
+
+// sameTries is how often a stream is looked at that changes from one answer to
+// the next: it is made anew for each, until it is held.
+const sameTries = 5
+
+// isShims says whether the stream that direct runs get by this name is the shim's:
+// whether it is described by the same lines, o= aside (RFC 8866 5.2).
+func (r *run) isShims(ctx context.Context, t talk.Target) bool {
+	for range sameTries {
+		var lines [3]string
+		for i, t := range []talk.Target{t, r.shim, t} {
+			last, _, err := r.describe(ctx, t)
+			if err != nil || last.Status() != 200 {
+				return false
+			}
+			for line := range strings.Lines(string(last.Answer.Body)) {
+				if !strings.HasPrefix(line, "o=") {
+					lines[i] += line
+				}
+			}
+		}
+		if lines[0] == lines[2] {
+			return lines[0] == lines[1]
+		}
+	}
+	return false
 }
 
 // hold keeps a live stream at hand. Some upstreams make it for the first who
