@@ -447,7 +447,7 @@ long after its RTP time a frame's first packet came; *frame spread* is how
 long its packets took: the shim spreads big frames on purpose. *× limit* is by what the kernel takes for a raw loop
 that sends the same amount from memory, flat out, in runs of 14 packets; *× paced* by what it takes for one that sends
 1 Gbit/s in time: movies in runs of 7, which is a frame of 2 Mbit/s, live streams in runs of 18, a frame of 5 Mbit/s to each every
-40 ms. Nobody who keeps time can send longer ones.
+40 ms, and its sound. Nobody who keeps time can send longer ones.
 ` + "`shim bench --help`" + ` and the package ` + "`bench`" + ` say more.
 `
 
