@@ -18,7 +18,8 @@ import (
 const (
 	readyTimeout = 20 * time.Second // a server to listen, a publisher to be accepted
 	endTimeout   = 5 * time.Second  // a program to end when asked
-	logLines     = 200              // kept of what a program says
+	logLines     = 10_000           // kept of what a program says
+	shownLines   = 200              // of those, shown where a test has failed
 )
 
 // transcript keeps the last lines a program wrote and tells who waits for one.
@@ -54,7 +55,7 @@ func (l *transcript) Write(p []byte) (int, error) {
 
 func (l *transcript) add(line string) {
 	if len(l.lines) == logLines {
-		l.lines = append(l.lines[:0], l.lines[1:]...)
+		l.lines = l.lines[1:]
 	}
 	l.lines = append(l.lines, line)
 	if l.await != nil && l.found == nil {
@@ -62,6 +63,12 @@ func (l *transcript) add(line string) {
 			close(l.news)
 		}
 	}
+}
+
+// last is the end of it.
+func (l *transcript) last() string {
+	lines := strings.SplitAfter(l.String(), "\n")
+	return strings.Join(lines[max(0, len(lines)-shownLines):], "")
 }
 
 func (l *transcript) String() string {
@@ -109,7 +116,7 @@ func startProcess(tb testing.TB, cmd *exec.Cmd, ready *regexp.Regexp) *process {
 	tb.Cleanup(func() {
 		p.stop()
 		if tb.Failed() {
-			tb.Logf("%s\n%s", strings.Join(cmd.Args, " "), p.said)
+			tb.Logf("%s\n%s", strings.Join(cmd.Args, " "), p.said.last())
 		}
 	})
 	return p
@@ -129,9 +136,9 @@ func (p *process) awaitReady(tb testing.TB) []string {
 	case <-p.said.news:
 		return p.said.found
 	case <-p.done:
-		tb.Fatalf("%s ended before it was ready: %v\n%s", p.cmd.Path, p.err, p.said)
+		tb.Fatalf("%s ended before it was ready: %v\n%s", p.cmd.Path, p.err, p.said.last())
 	case <-timeout.C:
-		tb.Fatalf("%s was not ready in %v\n%s", p.cmd.Path, readyTimeout, p.said)
+		tb.Fatalf("%s was not ready in %v\n%s", p.cmd.Path, readyTimeout, p.said.last())
 	}
 	return nil
 }

@@ -36,10 +36,10 @@ func PublishOnce(tb testing.TB, url, file string, transport Transport, media tim
 	select {
 	case <-p.done:
 		if p.err != nil {
-			tb.Fatal(runError(p.cmd, p.err, p.said.String()))
+			tb.Fatal(runError(p.cmd, p.err, p.said.last()))
 		}
 	case <-timeout.C:
-		tb.Fatal(runError(p.cmd, errors.New("does not end"), p.said.String()))
+		tb.Fatal(runError(p.cmd, errors.New("does not end"), p.said.last()))
 	}
 }
 

@@ -42,7 +42,7 @@ func (s *Shim) Stop(tb testing.TB) string {
 	tb.Helper()
 	s.p.stop()
 	if s.p.err != nil {
-		tb.Errorf("shim: %v\n%s", s.p.err, s.p.said)
+		tb.Errorf("shim: %v\n%s", s.p.err, s.p.said.last())
 	}
 	return s.p.said.String()
 }
