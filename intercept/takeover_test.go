@@ -1,17 +1,22 @@
 package intercept
 
 import (
+	"bytes"
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pion/rtcp"
 
 	"rtspshim/demo"
 	"rtspshim/engine"
@@ -476,6 +481,34 @@ func TestEndOfMovie(t *testing.T) {
 			v.must("PAUSE", v.url) // after the end, as after Darwin's
 		})
 	}
+}
+
+// A goodbye of somebody else, who was sent to the relay's port before, does not
+// end the movie.
+func TestForeignGoodbye(t *testing.T) {
+	t.Parallel()
+	up := upstream(t, nil)
+	addr, i := shim(t, "rtsp://"+up.Addr(), engine.Config{}, Config{Movies: Movies{Dir: hinted}})
+	v := newViewer(t, addr, "/h264-aac.mp4", false)
+	v.must("PLAY", v.url)
+	takenOver(t, i)
+	bye, err := (&rtcp.Goodbye{Sources: []uint32{0xfeedf00d}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", i.all()[0].media()[0].relay.UpstreamPort()+1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.Write(bye); err != nil {
+		t.Fatal(err)
+	}
+	v.await("the other's goodbye", func([][]seenPacket) bool {
+		return slices.ContainsFunc(v.rtcp[0], func(p []byte) bool { return bytes.Equal(p, bye) })
+	})
+	v.more(40)
+	v.unbroken([]int{0, 1})
 }
 
 // One track of two, set up alone, is taken over alone.

@@ -23,9 +23,10 @@ type watch struct {
 	feed    feed       // whoever else looks at the packets
 	held    bool       // packets are held back
 	kept    *kept      // of those, while a PLAY is on its way; nil otherwise
-	seen    bool       // something came: up, ssrc, upTime hold
+	seen    bool       // something came: up and ssrc hold
 	passed  bool       // something was passed on: last holds
 	up      uint16     // sequence number of the upstream's last packet
+	ssrc    uint32     // of the upstream's last packet
 	last    uint16     // of the last one passed on, as the client knows it
 	times   [16]uint32 // timestamps of the latest ones passed on, likewise: packet n's is times[n%16]
 	halted  uint16     // last, when the engine stopped
@@ -76,6 +77,7 @@ func (w *watch) burst(packets [][]byte, at time.Time) (pass bool) {
 		if !w.seen || int16(seq-w.up) > 0 {
 			w.up, w.seen = seq, true
 		}
+		w.ssrc = binary.BigEndian.Uint32(p[8:])
 		if w.held {
 			w.kept.add(p)
 			continue
@@ -174,7 +176,7 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 		}
 		switch {
 		case rest[1] == packetBye:
-			bye = true
+			bye = bye || w.leaves(rest[:n])
 		case rest[1] == packetSR && n >= 28:
 			senders = append(senders, rest)
 		}
@@ -198,6 +200,19 @@ func (w *watch) rtcp(p []byte, at time.Time) (pass bool) {
 		w.bye = nil
 	}
 	return bye || !w.held
+}
+
+// leaves says whether a goodbye (RFC 3550 §6.6) is of who sends the Media. One of
+// others alone was meant for a session that had the port before: Darwin says it
+// late.
+func (w *watch) leaves(bye []byte) bool {
+	sources := bye[4:min(len(bye), 4+4*int(bye[0]&0x1f))]
+	for at := 0; w.seen && at < len(sources); at += 4 {
+		if binary.BigEndian.Uint32(sources[at:]) == w.ssrc {
+			return true
+		}
+	}
+	return !w.seen || len(sources) == 0
 }
 
 // sender learns from a sender report, and shifts it as the packets are. How often
