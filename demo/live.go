@@ -3,8 +3,11 @@ package demo
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"rtspshim/engine/hint"
 )
 
 // live is a movie that plays for ever, for whoever is there. It starts with
@@ -17,7 +20,17 @@ type live struct {
 
 	mu      sync.Mutex // taken after a session's
 	lanes   []*liveLane
-	readers map[*session]struct{} // those playing
+	readers map[*session]bool // those playing; true while they are to have what is kept
+	kept    []sent            // in the last Config.LiveBehind
+}
+
+// sent is a packet as a liveLane has sent it.
+type sent struct {
+	due    time.Duration // from the beginning
+	track  uint32
+	packet hint.Packet
+	seq    uint16
+	time   uint32
 }
 
 // liveLane is one track of a live stream. Its next packet has its hinted
@@ -46,7 +59,7 @@ func (s *Server) liveStream(name string) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l = &live{srv: s, movie: m, length: max(m.Duration, time.Second), began: time.Now(), readers: map[*session]struct{}{}}
+	l = &live{srv: s, movie: m, length: max(m.Duration, time.Second), began: time.Now(), readers: map[*session]bool{}}
 	for _, t := range m.HintTracks() {
 		lane := &liveLane{lane: lane{movie: m, track: t}, ssrc: rand.Uint32(), seq: uint16(rand.Uint32()), first: rand.Uint32()}
 		lane.time = lane.first
@@ -89,6 +102,14 @@ func (l *live) due(t *liveLane) time.Duration { return time.Duration(t.loops)*l.
 func (l *live) step(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for s, fresh := range l.readers {
+		if fresh {
+			l.readers[s] = false
+			for _, k := range l.kept {
+				l.send(s, now, k)
+			}
+		}
+	}
 	for {
 		var next *liveLane
 		for _, t := range l.lanes {
@@ -102,14 +123,33 @@ func (l *live) step(now time.Time) time.Duration {
 		if wait := l.due(next) - now.Sub(l.began); wait > 0 {
 			return wait
 		}
+		k := sent{l.due(next), next.track.ID, next.next, next.seq, next.time}
 		for s := range l.readers {
-			for _, st := range s.streams {
-				if st.track.ID == next.track.ID {
-					st.send(now, &next.next, next.seq, next.time, 0)
-				}
-			}
+			l.send(s, now, k)
 		}
+		l.keep(k)
 		l.forward(next)
+	}
+}
+
+func (l *live) send(s *session, now time.Time, k sent) {
+	for _, st := range s.streams {
+		if st.track.ID == k.track {
+			st.send(now, &k.packet, k.seq, k.time, 0)
+		}
+	}
+}
+
+// keep keeps a packet for those who come later.
+func (l *live) keep(k sent) {
+	behind := l.srv.cfg.LiveBehind
+	if behind <= 0 {
+		return
+	}
+	k.packet.Payload = [][]byte{slices.Concat(k.packet.Payload...)}
+	l.kept = append(l.kept, k)
+	for l.kept[0].due < k.due-behind {
+		l.kept = l.kept[1:]
 	}
 }
 

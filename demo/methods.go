@@ -427,7 +427,7 @@ func (s *session) started(req *base.Request, track uint32, now time.Time) []stri
 		u.Path, u.RawPath = u.Path[:strings.LastIndexByte(strings.TrimSuffix(u.Path, "/"), '/')], ""
 	}
 	if s.live != nil {
-		s.live.readers[s] = struct{}{}
+		s.live.readers[s] = s.srv.cfg.LiveBehind > 0
 		s.state.Store(playing)
 		return []string{"Range: npt=now-", s.rtpInfo(u.String())}
 	}

@@ -51,6 +51,10 @@ type Config struct {
 	// Otherwise all see the same packets, as with MediaMTX.
 	LiveApart bool
 
+	// LiveBehind has each reader of a live stream begin so far in the past, with
+	// all at once that has been sent since: much as with Darwin's reflector.
+	LiveBehind time.Duration
+
 	// MaxSessions is how many sessions there may be; the next gets 453. 10,000
 	// when zero.
 	MaxSessions int

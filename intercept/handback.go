@@ -30,10 +30,15 @@ func (i *Interceptor) pause(s *session) error {
 	return s.paused(m)
 }
 
+var errNoPause = errors.New("the upstream does not pause")
+
 // paused notes the upstream's answer to PAUSE.
 func (s *session) paused(m *proxy.Message) error {
-	if !m.OK() {
-		return fmt.Errorf("the upstream does not pause: %s", m.StartLine())
+	switch {
+	case m.Status() == 454: // Session Not Found: that may be its own trouble
+		return errors.New(m.StartLine())
+	case !m.OK():
+		return fmt.Errorf("%w: %s", errNoPause, m.StartLine())
 	}
 	s.held, s.silenced = m, time.Now()
 	return nil

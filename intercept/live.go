@@ -20,15 +20,16 @@ type group struct {
 	turn chan struct{} // holds a token while somebody changes the lead, or joins
 
 	// Guarded by groups.mu.
-	fan     *live.Group // nil while the lead is alone
-	lead    *session    // nil when it has gone and none took its place
-	members []*session  // sent to by fan, the longest first; the lead is one as soon as there is another
-	waiting int         // sessions being compared
-	told    bool        // why one could not join was logged
-	refused string      // why none can join
-	joined  bool        // somebody has been seen to get the same
-	alike   bool        // the last one had the group's own numbers
-	tried   time.Time   // when the last promotion ended
+	fan       *live.Group // nil while the lead is alone
+	lead      *session    // nil when it has gone and none took its place
+	members   []*session  // sent to by fan, the longest first; the lead is one as soon as there is another
+	waiting   int         // sessions being compared
+	told      bool        // why one could not join was logged
+	refused   string      // why none can join
+	refusedAt time.Time
+	joined    bool      // somebody has been seen to get the same
+	alike     bool      // the last one had the group's own numbers
+	tried     time.Time // when the last promotion ended
 }
 
 // groups are all of them, by key.
@@ -53,8 +54,11 @@ const (
 	joinPause   = 50 * time.Millisecond
 	liftTimeout = 3 * time.Second // for a standby to bring packets
 	liftCandour = 250 * time.Millisecond
-	liftLook    = 10 * time.Millisecond // between two comparisons
-	needLift    = 3                     // packets that find again what was matched before
+	liftLook    = 10 * time.Millisecond  // between two comparisons
+	needLift    = 3                      // packets that find again what was matched before
+	rushMost    = 600 * time.Millisecond // of media that an upstream sends at once to who begins: sound comes in bunches
+	rushLook    = 500 * time.Millisecond // to see it, until somebody has been seen to get what others get
+	refusedFor  = 10 * time.Minute
 	stallAfter  = 2 * time.Second
 	stallAgain  = 10 * time.Second
 )
@@ -132,7 +136,7 @@ func (i *Interceptor) sweep(g *group) (fan *live.Group) {
 		return nil
 	}
 	fan, g.fan = g.fan, nil
-	if g.lead == nil && i.groups.list[g.key] == g {
+	if g.lead == nil && i.groups.list[g.key] == g && time.Since(g.refusedAt) > refusedFor {
 		delete(i.groups.list, g.key)
 	} else if g.lead != nil {
 		g.lead.setFeed(nil)
@@ -205,6 +209,8 @@ func (i *Interceptor) watchLive(now time.Time) {
 	defer i.groups.mu.Unlock()
 	for _, g := range i.groups.list {
 		switch {
+		case g.lead == nil && g.fan == nil && g.waiting == 0 && len(g.members) == 0 && now.Sub(g.refusedAt) > refusedFor:
+			delete(i.groups.list, g.key)
 		case g.fan == nil || len(g.members) == 0:
 		case g.lead != nil && g.lead.source != nil && g.lead.source.Moved():
 			g.lead.setFeed(nil)

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -48,7 +49,12 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 			}
 			return ""
 		}
-		if maps, why = src.Match(i.needed(g)); why == "" {
+		if rush, past := src.Rush(time.Now()); rush > rushMost {
+			return i.refuse(g, "each viewer begins at another place in the past, and none could step in for another")
+		} else if maps, why = src.Match(i.needed(g)); why != "" {
+		} else if !src.InStep(maps) {
+			why = "packets come at another time than the other viewers'"
+		} else if past > rushLook || i.known(g) {
 			break
 		}
 		select {
@@ -80,10 +86,10 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	s.hush(true)
 	if err := i.pause(s); err != nil {
 		s.hush(false)
-		i.groups.mu.Lock()
-		defer i.groups.mu.Unlock()
-		g.refused = "the upstream does not pause: " + err.Error()
-		return g.refused
+		if errors.Is(err, errNoPause) {
+			return i.refuse(g, err.Error())
+		}
+		return err.Error()
 	}
 	s.setFeed(nil)
 	if err := i.fan(g, s, maps, src); err != nil {
@@ -94,11 +100,24 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	return ""
 }
 
-// needed is how many packets of each Media must be the same.
-func (i *Interceptor) needed(g *group) int {
+// refuse has nobody join the group any more.
+func (i *Interceptor) refuse(g *group, why string) string {
 	i.groups.mu.Lock()
 	defer i.groups.mu.Unlock()
-	if g.joined {
+	g.refused, g.refusedAt = why, time.Now()
+	return why
+}
+
+// known says whether somebody has been seen to get what the group gets.
+func (i *Interceptor) known(g *group) bool {
+	i.groups.mu.Lock()
+	defer i.groups.mu.Unlock()
+	return g.joined
+}
+
+// needed is how many packets of each Media must be the same.
+func (i *Interceptor) needed(g *group) int {
+	if i.known(g) {
 		return needLift
 	}
 	return needNew

@@ -82,6 +82,7 @@ func (i *Interceptor) handBackLive(s *session, why string) {
 // group before the upstream hears that it has gone: another leads then, and what
 // goes on without a connection, or ends, is up to the upstream's own playing.
 func (t *tap) Leaving() {
+	defer t.left.Store(true)
 	if t.draining.Load() {
 		return
 	}

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
 	"net"
@@ -333,6 +334,80 @@ func TestLiveStaysRelayed(t *testing.T) {
 					t.Errorf("%+v", s)
 				}
 			}
+		})
+	}
+}
+
+// Where each viewer begins at another place in the past, none may stand in for
+// another: everybody has what the upstream sends.
+func TestLiveBehind(t *testing.T) {
+	t.Parallel()
+	for name, tcp := range map[string]bool{"udp": false, "tcp": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			up, addr, i := liveShim(t, func(c *demo.Config) { c.LiveBehind = 1500 * time.Millisecond })
+			first := liveViewers(t, addr, 1, tcp)[0]
+			first.more(8) // there is a past
+			second := liveViewers(t, addr, 1, tcp)[0]
+			second.more(12)
+			playingUpstream(t, up, 2)
+			for _, st := range i.Status() {
+				if st.Path != "relay" {
+					t.Errorf("%+v", st)
+				}
+			}
+			for _, v := range []*viewer{first, second} {
+				v.unbroken(start(v))
+			}
+			i.groups.mu.Lock()
+			defer i.groups.mu.Unlock()
+			if len(i.groups.list) != 1 {
+				t.Errorf("%d groups", len(i.groups.list))
+			}
+			for _, g := range i.groups.list {
+				if !strings.Contains(g.refused, "past") {
+					t.Errorf("refused: %q", g.refused)
+				}
+			}
+		})
+	}
+}
+
+// An upstream that has said it closes a connection, and listens there no more,
+// goes on sending: the viewer stays in the group, can lead it, and is asked for
+// nothing where nobody hears.
+func TestLiveDeaf(t *testing.T) {
+	t.Parallel()
+	for name, tcp := range map[string]bool{"udp": false, "tcp": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, addr, i := liveShim(t, func(c *demo.Config) {
+				c.Faults.Answer = func(method string, response []byte) []byte {
+					if method == "GET_PARAMETER" {
+						return bytes.Replace(response, []byte("\r\n\r\n"), []byte("\r\nConnection: Close\r\n\r\n"), 1)
+					}
+					return response
+				}
+				c.Faults.Delay = func(method, _ string) time.Duration {
+					if method == "SET_PARAMETER" {
+						return time.Hour
+					}
+					return 0
+				}
+			})
+			all := liveViewers(t, addr, 2, tcp)
+			joined(t, i, 2)
+			all[1].must("GET_PARAMETER", all[1].url)
+			all[1].send("SET_PARAMETER", all[1].url)
+			all[1].more(5)
+			began := time.Now()
+			all[0].must("TEARDOWN", all[0].url)
+			if past := time.Since(began); past > time.Second {
+				t.Errorf("the lead's goodbye took %v", past)
+			}
+			all[1].more(10)
+			all[1].unbroken(start(all[1]))
+			joined(t, i, 1)
 		})
 	}
 }

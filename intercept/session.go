@@ -229,10 +229,9 @@ func (s *session) request(method, headers string) (head string, conn *proxy.Conn
 	}
 	s.asked = time.Now()
 	for t := range s.conns {
-		conn = t.conn
-	}
-	if s.last != nil {
-		conn = s.last.conn
+		if !t.unheard() && (conn == nil || t == s.last) {
+			conn = t.conn
+		}
 	}
 	return head, conn
 }

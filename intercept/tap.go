@@ -24,7 +24,11 @@ type tap struct {
 	heard    atomic.Int64  // unix nanoseconds of the client's last frame
 	hushed   atomic.Bool   // the client's frames are kept from the upstream
 	closing  atomic.Bool   // the upstream has said so: Darwin answers nothing any more, and plays on
+	left     atomic.Bool   // the client's stream has ended, and so has the one to the upstream
 }
+
+// unheard says whether the upstream may not hear requests on this connection.
+func (t *tap) unheard() bool { return t.closing.Load() || t.left.Load() }
 
 // Open watches a new connection.
 func (i *Interceptor) Open(c *proxy.Conn) proxy.Tap {

@@ -198,14 +198,7 @@ func udpPair(t *testing.T) (rtp, rtcp *net.UDPConn) {
 
 func (v *viewer) do(method, url string, headers ...string) answer {
 	v.Helper()
-	v.cseq++
-	if v.session != "" {
-		headers = append(headers, "Session: "+v.session)
-	}
-	request := fmt.Sprintf("%s %s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", method, url, v.cseq, strings.Join(append(headers, ""), "\r\n"))
-	if _, err := io.WriteString(v.conn, request); err != nil {
-		v.Fatalf("%s: %v", method, err)
-	}
+	v.send(method, url, headers...)
 	select {
 	case a := <-v.answers:
 		if got := a.header.Get("Cseq"); got != strconv.Itoa(v.cseq) {
@@ -215,6 +208,19 @@ func (v *viewer) do(method, url string, headers ...string) answer {
 	case <-time.After(10 * time.Second):
 		v.Fatalf("%s is not answered", method)
 		return answer{}
+	}
+}
+
+// send sends a request and awaits no answer.
+func (v *viewer) send(method, url string, headers ...string) {
+	v.Helper()
+	v.cseq++
+	if v.session != "" {
+		headers = append(headers, "Session: "+v.session)
+	}
+	request := fmt.Sprintf("%s %s RTSP/1.0\r\nCSeq: %d\r\n%s\r\n", method, url, v.cseq, strings.Join(append(headers, ""), "\r\n"))
+	if _, err := io.WriteString(v.conn, request); err != nil {
+		v.Fatalf("%s: %v", method, err)
 	}
 }
 

@@ -140,7 +140,14 @@ func (s *Source) try(media int, p []byte, at time.Time) {
 	if m := s.trial.medias[media]; m.started && m.ssrc != ssrc {
 		s.trial = newLog(len(s.ssrc), s.trial.arena != nil)
 	}
-	s.trial.medias[media].ssrc, s.ssrc[media] = ssrc, ssrc
+	m := s.trial.medias[media]
+	m.ssrc, s.ssrc[media] = ssrc, ssrc
+	if !m.started {
+		m.from = e
+	}
+	if rate := s.g.rates[media]; rate > 0 {
+		m.rush = max(m.rush, spanOf(e.time-m.from.time, rate)-at.Sub(m.from.at))
+	}
 	s.trial.put(e, p)
 }
 
@@ -218,6 +225,36 @@ func (s *Source) Match(need int) (maps []Mapping, why string) {
 		return nil, "compared already"
 	}
 	return s.g.log.match(s.trial, need)
+}
+
+// InStep says whether the Source's packets, numbered so, come when the Group's do.
+func (s *Source) InStep(maps []Mapping) bool {
+	s.g.mu.RLock()
+	defer s.g.mu.RUnlock()
+	for n, m := range maps {
+		if s.trial != nil && s.g.log.lag(s.trial, n, m) > stepMost {
+			return false
+		}
+	}
+	return true
+}
+
+// Rush is by how much more media time than time has passed, at most, since the
+// first packet came for comparison: how far in the past the upstream began. past
+// is the time.
+func (s *Source) Rush(now time.Time) (rush, past time.Duration) {
+	s.g.mu.RLock()
+	defer s.g.mu.RUnlock()
+	if s.trial == nil {
+		return 0, 0
+	}
+	for _, m := range s.trial.medias {
+		rush = max(rush, m.rush)
+		if m.started {
+			past = max(past, now.Sub(m.from.at))
+		}
+	}
+	return rush, past
 }
 
 // Count is how many packets of each Media have come for comparison, at least.

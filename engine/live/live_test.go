@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
@@ -212,7 +213,8 @@ func TestSlowConnection(t *testing.T) {
 }
 
 // Sender reports reach a viewer in its own numbers and with its own counts, at
-// the same NTP time; a goodbye only when it is passed on.
+// the same NTP time, and as they are where all have the same numbers; a goodbye
+// only when it is passed on.
 func TestReports(t *testing.T) {
 	g := group(t, Media{"", 90000})
 	src := g.NewSource(false)
@@ -221,6 +223,8 @@ func TestReports(t *testing.T) {
 	close(c.open)
 	src.Feed(0, [][]byte{packet(t, 1, 5000, 77, false, []byte("x"))}, false, time.Now())
 	m := g.Join(MemberSpec{TCP: c, Medias: []MemberMedia{{Mapping: Mapping{SSRC: 99, Seq: 10, Time: 50}, Last: 11, Packets: 20, Octets: 300, RTP: 0, RTCP: 1}}})
+	plain := &client{open: c.open}
+	g.Join(MemberSpec{TCP: plain, Medias: []MemberMedia{{Mapping: Mapping{SSRC: 77}, Last: 1, Packets: 20, Octets: 300, RTP: 0, RTCP: 1}}})
 	src.Feed(0, [][]byte{packet(t, 2, 5100, 77, false, []byte("yz"))}, false, time.Now())
 	wait(t, "a packet", func() bool { return m.Stats().Packets == 1 })
 	sr := func(last ...rtcp.Packet) []byte {
@@ -238,7 +242,12 @@ func TestReports(t *testing.T) {
 	wait(t, "two packets", func() bool { return m.Stats().Packets == 2 })
 	g.Goodbye(nil)
 	g.lanes[0].ring()
-	wait(t, "the goodbye", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.rtcp) == 2 })
+	for _, c := range []*client{c, plain} {
+		wait(t, "the goodbye", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.rtcp) == 2 })
+	}
+	if want := [][]byte{sr(), sr(&rtcp.Goodbye{Sources: []uint32{77}})}; !slices.EqualFunc(plain.rtcp, want, bytes.Equal) {
+		t.Errorf("with the sender's own numbers:\n%x, not\n%x", plain.rtcp, want)
+	}
 	for n, b := range c.rtcp {
 		all, err := rtcp.Unmarshal(b)
 		if err != nil {
@@ -445,6 +454,54 @@ func TestRecall(t *testing.T) {
 					t.Fatalf("media %d: packet %d is %v", k, next[k], p)
 				}
 				next[k]++
+			}
+		})
+	}
+}
+
+// What a session is sent at once at its beginning is seen, and whether its
+// packets come when the Group's do.
+func TestRush(t *testing.T) {
+	const frame = 40 * time.Millisecond
+	for _, c := range []struct {
+		name string
+		from int // of the Group's 100 frames, which came in time, the one that the session begins with
+		step time.Duration
+		rush time.Duration
+		in   bool
+	}{
+		{"in time", 50, frame, 0, true},
+		{"all at once", 50, 0, 49 * frame, true},
+		{"behind for good", 25, frame, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := group(t, Media{"", 90000}, Media{"", 0})
+			src, s := g.NewSource(false), g.NewSource(false)
+			src.Lead(nil)
+			began := time.Now()
+			for n := range 100 {
+				p := packet(t, uint16(n), uint32(n)*3600, 5, false, []byte{byte(n)})
+				at := began.Add(time.Duration(n) * frame)
+				src.Feed(0, [][]byte{p}, false, at)
+				src.Feed(1, [][]byte{p}, false, at) // of a rate that nobody knows
+			}
+			at := began.Add(99 * frame)
+			if c.step > 0 {
+				at = began.Add(50 * frame)
+			}
+			for n := c.from; n < c.from+50; n++ {
+				p := packet(t, uint16(n), uint32(n)*3600, 5, false, []byte{byte(n)})
+				s.Feed(0, [][]byte{p}, false, at)
+				s.Feed(1, [][]byte{p}, false, at)
+				at = at.Add(c.step)
+			}
+			maps, why := s.Match(8)
+			if why != "" {
+				t.Fatal(why)
+			}
+			rush, _ := s.Rush(at)
+			if rush != c.rush || s.InStep(maps) != c.in {
+				t.Errorf("rush %v, in step %v; not %v, %v", rush, s.InStep(maps), c.rush, c.in)
 			}
 		})
 	}

@@ -46,6 +46,10 @@ type place struct {
 	count      int
 	frame, key uint64   // where the last frame begins, and the last key frame, plus one
 	index      []uint64 // by sequence number: where, plus one
+
+	// While it is compared.
+	from entry         // the first one
+	rush time.Duration // media time beyond the time that has passed since, at most
 }
 
 // log keeps the last packets of some Medias in the order of their arrival, the

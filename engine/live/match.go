@@ -11,10 +11,11 @@ type Mapping struct {
 }
 
 const (
-	matchWindow = 64              // a Source's last packets of a Media, as far as they are compared
-	matchMost   = 16              // places where they may be, compared at most
-	matchApart  = 3 * time.Second // between one upstream session's packet and another's: what repeats may look the same
-	followSeq   = 2000            // packets that may be missing for known numbers to be believed
+	matchWindow = 64                     // a Source's last packets of a Media, as far as they are compared
+	matchMost   = 16                     // places where they may be, compared at most
+	matchApart  = 3 * time.Second        // between one upstream session's packet and another's: what repeats may look the same
+	stepMost    = 300 * time.Millisecond // likewise, for the newest ones of who is to follow the others
+	followSeq   = 2000                   // packets that may be missing for known numbers to be believed
 	followTime  = time.Second
 )
 
@@ -30,6 +31,19 @@ func (l *log) match(from *log, need int) (maps []Mapping, why string) {
 		maps = append(maps, m)
 	}
 	return maps, ""
+}
+
+// lag is by how much later than in l, or earlier, a Media's newest packet that
+// both have came in from.
+func (l *log) lag(from *log, media int, m Mapping) time.Duration {
+	for back := range uint16(matchWindow) {
+		if t := from.find(media, from.medias[media].seq-back); t != nil {
+			if e := l.find(media, t.seq+m.Seq); e != nil {
+				return t.at.Sub(e.at).Abs()
+			}
+		}
+	}
+	return 0
 }
 
 func (l *log) matchMedia(from *log, media, need int) (found Mapping, why string) {
@@ -124,8 +138,13 @@ func (l *log) recall(from *log, known []Mapping, rates []uint32) bool {
 // more missing, and at no other time, than can be.
 func (m *place) fits(k Mapping, e *entry, rate uint32) bool {
 	lost := int16(e.seq + k.Seq - m.seq)
-	moved := time.Duration(int64(int32(e.time+k.Time-m.time))) * time.Second / time.Duration(max(rate, 1))
+	moved := spanOf(e.time+k.Time-m.time, rate)
 	return lost > 0 && lost < followSeq && (moved-e.at.Sub(m.at)).Abs() < followTime
+}
+
+// spanOf is the time between two RTP timestamps so far apart.
+func spanOf(ticks, rate uint32) time.Duration {
+	return time.Duration(int32(ticks)) * time.Second / time.Duration(max(rate, 1))
 }
 
 // follow numbers a Source that has no packet in common with l to go on behind
