@@ -405,12 +405,12 @@ func (r *run) one(ctx context.Context, j *job) {
 // converse holds one point and judges it.
 func (r *run) converse(ctx context.Context, s *script.Script, p *Point) {
 	r.alone.RLock()
-	rounds := []judge.Round{r.round(ctx, s, 0)}
+	rounds := []judge.Round{r.round(ctx, s, 0, 0)}
 	r.alone.RUnlock()
 	findings := judge.Judge(rounds)
 	for len(rounds) <= r.Again && !judge.Settled(findings, len(rounds)) && ctx.Err() == nil {
 		r.alone.Lock()
-		rounds = append(rounds, r.round(ctx, s, late))
+		rounds = append(rounds, r.round(ctx, s, late, len(rounds)))
 		r.alone.Unlock()
 		findings = judge.Judge(rounds)
 	}
@@ -435,19 +435,22 @@ const late = 2 * time.Millisecond
 
 // round holds the conversation with the upstream, the shim and the upstream
 // again, late by so much: at the same time, or one after the other if they would
-// disturb each other.
-func (r *run) round(ctx context.Context, s *script.Script, late time.Duration) judge.Round {
+// disturb each other. Who goes first takes turns: a server that loses a packet of
+// the last of three who pause at once would always lose the same one's.
+func (r *run) round(ctx context.Context, s *script.Script, late time.Duration, turn int) judge.Round {
 	targets := []talk.Target{r.upstream, r.shim, r.upstream}
 	targets[2].Late = late
 	recs := make([]*talk.Recording, len(targets))
 	if s.Has("alone") {
-		for i, t := range targets {
-			recs[i] = talk.Run(ctx, s, t, r.Bounds)
+		for n := range targets {
+			i := (n + turn) % len(targets)
+			recs[i] = talk.Run(ctx, s, targets[i], r.Bounds)
 		}
 	} else {
 		var group sync.WaitGroup
-		for i, t := range targets {
-			group.Go(func() { recs[i] = talk.Run(ctx, s, t, r.Bounds) })
+		for n := range targets {
+			i := (n + turn) % len(targets)
+			group.Go(func() { recs[i] = talk.Run(ctx, s, targets[i], r.Bounds) })
 		}
 		group.Wait()
 	}

@@ -1,13 +1,17 @@
 package compat_test
 
 import (
+	"bytes"
 	"context"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"rtspshim/compat"
 	"rtspshim/compat/judge"
+	"rtspshim/compat/script"
 	"rtspshim/compat/talk"
 )
 
@@ -57,5 +61,32 @@ func TestUpstreamAgainstItself(t *testing.T) {
 					r.Count(judge.Different), r.Count(judge.NotRun))
 			}
 		})
+	}
+}
+
+// A server that gives every second of three something of its own gives it to
+// nobody in particular.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	var n atomic.Uint64
+	origin := startOrigin(t, false, "user")
+	server := startFaulty(t, strings.TrimSuffix(strings.TrimPrefix(origin, "rtsp://"), "/stream"), fault{answer: func(method string, raw []byte) []byte {
+		if method == "SET_PARAMETER" && n.Add(1)%3 == 2 {
+			return bytes.Replace(raw, []byte("\r\n"), []byte("\r\nX-Second: yes\r\n"), 1)
+		}
+		return raw
+	}})
+	s, err := script.Parse("turns", []byte("# One after the other.\ntags: live alone\n\n> SET_PARAMETER {url}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := compat.Run(t.Context(), compat.Config{Upstream: server + "/stream", Shim: server, Scripts: []*script.Script{s},
+		Only: []string{"turns"}, Credentials: url.UserPassword("user", "secret"), Bounds: quick, Clients: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	show(t, r, true)
+	if p := r.Points; len(p) != 1 || !r.OK() || p[0].Rounds < 2 {
+		t.Errorf("%d points, the first in %d rounds", len(p), p[0].Rounds)
 	}
 }
