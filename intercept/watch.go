@@ -20,20 +20,21 @@ type watch struct {
 	index int // of the Media in its session
 
 	mu      sync.Mutex
-	feed    feed       // whoever else looks at the packets
-	held    bool       // packets are held back
-	kept    *kept      // of those, while a PLAY is on its way; nil otherwise
-	seen    bool       // something came: up and ssrc hold
-	passed  bool       // something was passed on: last holds
-	up      uint16     // sequence number of the upstream's last packet
-	ssrc    uint32     // of the upstream's last packet
-	last    uint16     // of the last one passed on, as the client knows it
-	times   [16]uint32 // timestamps of the latest ones passed on, likewise: packet n's is times[n%16]
-	halted  uint16     // last, when the engine stopped
-	packets uint32     // passed on
-	octets  uint32     // of payload, RFC 3550 §6.4.1
-	again   bool       // the next packet follows the last one, if it is not later anyway
-	shift   shift      // added to what is passed on
+	feed    feed                             // whoever else looks at the packets
+	held    bool                             // packets are held back
+	kept    *kept                            // of those, while a PLAY is on its way; nil otherwise
+	seen    bool                             // something came: up and ssrc hold
+	passed  bool                             // something was passed on: last holds
+	up      uint16                           // sequence number of the upstream's last packet
+	ssrc    uint32                           // of the upstream's last packet
+	last    uint16                           // of the last one passed on, as the client knows it
+	times   [16]uint32                       // timestamps of the latest ones passed on, likewise: packet n's is times[n%16]
+	halted  uint16                           // last, when the engine stopped
+	packets uint32                           // passed on
+	octets  uint32                           // of payload, RFC 3550 §6.4.1
+	beyond  struct{ packets, octets uint32 } // what the upstream's reports count that was not: it counts for all, or for others
+	again   bool                             // the next packet follows the last one, if it is not later anyway
+	shift   shift                            // added to what is passed on
 	report  report
 	senders [][]byte                             // scratch
 	counts  func() (rtp, packets, octets uint32) // for reports, while the engine sends
@@ -157,6 +158,8 @@ const (
 	packetBye = 203
 	ntpEpoch  = 2208988800 // 1970 in NTP seconds
 	maxTail   = 512
+
+	onTheirWay = 64 // packets that a report overtakes, or that overtake it, at most
 )
 
 // rtcp looks at a compound packet of the upstream's. While packets are held
@@ -237,8 +240,10 @@ func (w *watch) sender(p []byte, at time.Time, last bool) {
 	}
 	binary.BigEndian.PutUint32(p[16:], w.report.time)
 	if engine {
-		binary.BigEndian.PutUint32(p[20:], w.packets)
-		binary.BigEndian.PutUint32(p[24:], w.octets)
+		binary.BigEndian.PutUint32(p[20:], w.packets+w.beyond.packets)
+		binary.BigEndian.PutUint32(p[24:], w.octets+w.beyond.octets)
+	} else if more := binary.BigEndian.Uint32(p[20:]) - w.packets; more+onTheirWay > 2*onTheirWay {
+		w.beyond.packets, w.beyond.octets = more, binary.BigEndian.Uint32(p[24:])-w.octets
 	}
 }
 
@@ -273,11 +278,11 @@ func (s *session) setFeed(to feed) {
 	}
 }
 
-// state is a snapshot.
+// state is a snapshot; packets and octets are what reports count.
 func (w *watch) state() (up, last uint16, packets, octets uint32, r report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.up, w.last, w.packets, w.octets, w.report
+	return w.up, w.last, w.packets + w.beyond.packets, w.octets + w.beyond.octets, w.report
 }
 
 // shifted is what is added to the upstream's numbers.
@@ -348,7 +353,7 @@ func (w *watch) next(seq uint16) {
 func (w *watch) went(at live.MemberMedia) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last, w.packets, w.octets = at.Last, at.Packets, at.Octets
+	w.last, w.packets, w.octets = at.Last, at.Packets-w.beyond.packets, at.Octets-w.beyond.octets
 }
 
 // moves has the upstream's reports so far count no more: they are of another

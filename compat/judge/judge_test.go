@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/rtcp"
+
 	"rtspshim/compat/talk"
 )
 
@@ -285,6 +287,24 @@ func TestKept(t *testing.T) {
 		found := Judge([]Round{{Direct: []*talk.Recording{closed, held(silence, false)}, Shim: held(silence, true)}})
 		if Worst(found) != want || len(found) != 2 {
 			t.Errorf("after %v: %+v", silence, found)
+		}
+	}
+}
+
+// A report that names a packet may come a moment before it, on another port, but
+// not a packet earlier.
+func TestOvertakes(t *testing.T) {
+	for before, want := range map[time.Duration]float64{-time.Millisecond: 0, time.Millisecond: 0, 50 * time.Millisecond: 0.16} {
+		track := &talk.Track{Clock: 1000}
+		for n := range 20 {
+			at := time.Duration(n) * 160 * time.Millisecond
+			track.Packets = append(track.Packets, talk.Packet{At: at, Timestamp: uint32(n * 160)})
+			if n%5 == 4 {
+				track.Reports = append(track.Reports, talk.Report{At: at - before, SR: &rtcp.SenderReport{RTPTime: uint32(n * 160)}})
+			}
+		}
+		if m, ok := mapping(&talk.Recording{}, track); !ok || m.media != want {
+			t.Errorf("%v before its packet: %v, not %v", before, m.media, want)
 		}
 	}
 }

@@ -172,6 +172,8 @@ func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 		ahead := float64(int32(report.SR.RTPTime-p.Timestamp)) / float64(t.Clock)
 		if !ofPacket(t, report.SR) {
 			ahead -= (report.At - p.At).Seconds()
+		} else if overtook(t, k, report) {
+			ahead = 0
 		}
 		media = append(media, ahead)
 		wall := r.Began.Add(report.At)
@@ -182,6 +184,16 @@ func mapping(r *talk.Recording, t *talk.Track) (srMapping, bool) {
 		return srMapping{}, false
 	}
 	return srMapping{typical(media), typical(clock)}, true
+}
+
+// overtakes is by how much a report may come before the packet that it names: they
+// are sent together, to two ports.
+const overtakes = 10 * time.Millisecond
+
+// overtook says whether the report, which comes behind packet k, names the next
+// one, which comes at once.
+func overtook(t *talk.Track, k int, report talk.Report) bool {
+	return k+1 < len(t.Packets) && t.Packets[k+1].Timestamp == report.SR.RTPTime && t.Packets[k+1].At-report.At < overtakes
 }
 
 // typical is the median, and of two the last: whether the first report comes

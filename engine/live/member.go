@@ -169,15 +169,11 @@ func (m *Member) sent(media int, seq uint16, time uint32, count, octets int) {
 	m.octets.Add(uint64(octets))
 }
 
-// report is an RTCP packet of the log as the viewer is to see it. A sender who
-// gives all the same numbers counts what it sends to all, too: who comes late, or
-// from an upstream that reflects others' reports, is told what everybody is.
+// report is an RTCP packet of the log as the viewer is to see it.
 func (m *Member) report(e *entry, p []byte) {
 	to := &m.spec.Medias[e.media]
 	copy(p, m.g.log.bytes(e))
-	if !m.same[e.media] {
-		renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
-	}
+	renumber(p, m.g.log.medias[e.media].ssrc, to.Mapping, &to.Packets, &to.Octets)
 }
 
 // send sends a burst and tells when there is more.
