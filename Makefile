@@ -3,8 +3,11 @@
 
 LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
+BASE ?= HEAD
+ROUNDS ?= 6
+HOT ?= Streams|Live|Packets|Send|Relay/batched/runs
 
-.PHONY: all build setup demo test e2e race lint cross fuzz bench compat clean
+.PHONY: all build setup demo test e2e race lint cross fuzz bench benchstat compat clean
 
 all: build
 
@@ -51,6 +54,10 @@ cross:
 # SHIM_TEST_DSS and SHIM_TEST_MEDIAMTX name binaries of Darwin and MediaMTX.
 bench: setup
 	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 45m -v ./bench
+
+# What the tree, against the commit BASE, does to the hot functions: for its message.
+benchstat:
+	@scripts/benchstat.sh $(BASE) $(ROUNDS) '$(HOT)'
 
 # Each fuzz target for FUZZTIME, or that many inputs: 60000x.
 fuzz:

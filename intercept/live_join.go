@@ -49,12 +49,10 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 			}
 			return ""
 		}
-		if rush, past := src.Rush(time.Now()); rush > rushMost {
+		if rush, _ := src.Rush(time.Now()); rush > rushMost {
 			return i.refuse(g, "each viewer begins at another place in the past, and none could step in for another")
-		} else if maps, why = src.Match(i.needed(g)); why != "" {
-		} else if !src.InStep(maps) {
-			why = "packets come at another time than the other viewers'"
-		} else if past > rushLook || i.known(g) {
+		}
+		if maps, why = i.compare(g, src); why == "" {
 			break
 		}
 		select {
@@ -98,6 +96,22 @@ func (i *Interceptor) join(ctx context.Context, s *session, g *group) (why strin
 	}
 	i.log.Info("live, joined", "session", s.short(), "url", s.url)
 	return ""
+}
+
+// compare finds how a session's packets are numbered in its group, or why it
+// cannot join yet.
+func (i *Interceptor) compare(g *group, src *live.Source) (maps []live.Mapping, why string) {
+	_, past := src.Rush(time.Now())
+	maps, why = src.Match(i.needed(g))
+	switch {
+	case why != "":
+		return nil, why
+	case !src.InStep(maps):
+		return nil, "packets come at another time than the other viewers'"
+	case past < rushLook && !i.known(g):
+		return nil, "not long enough to see where it begins"
+	}
+	return maps, ""
 }
 
 // refuse has nobody join the group any more.
