@@ -473,6 +473,7 @@ func TestTimeout(t *testing.T) {
 		return v
 	}
 	silent, reports, asks, pauses := open(), open(), open(), open()
+	pauses.next() // without any there is no goodbye
 	pauses.ok("PAUSE", url)
 	until := time.Now().Add(timeout + patience)
 	tick := time.NewTicker(timeout / 10)
