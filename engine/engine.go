@@ -135,6 +135,9 @@ func Open(c Config) (*Engine, error) {
 	if err != nil {
 		e.log.Warn("engine: open files not raised", "limit", files, "err", err)
 	}
+	if err := wire.RaiseSession(); err != nil {
+		e.log.Debug("engine: others may take the processors", "err", err)
+	}
 	e.net, err = wire.Open(wire.Options{
 		GSO: c.GSO, GRO: c.GRO, Plain: c.Plain, SocketBuffer: c.SocketBuffer,
 		Notify: func(err error) { e.log.Warn("engine: not batched", "err", err) },

@@ -48,5 +48,8 @@ func LockThread(string) (t Thread) {
 // CPU is not known here.
 func (Thread) CPU() time.Duration { return 0 }
 
+// RaiseSession has nothing to do.
+func RaiseSession() error { return nil }
+
 // RaiseFileLimit has nothing to do: the Go runtime raises the limit at start.
 func RaiseFileLimit(want uint64) (uint64, error) { return want, nil }

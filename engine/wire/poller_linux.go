@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -168,7 +169,7 @@ func LockThread(name string) Thread {
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 	}
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	for _, nice := range []int32{-15, 0} {
+	for _, nice := range []int32{pumpNice, 0} {
 		// Who asks for a short slice is let in sooner (sched(7); Linux 6.12).
 		a := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: nice, Runtime: 100_000}
 		if unix.SchedSetAttr(0, &a, 0) == nil {
@@ -176,6 +177,25 @@ func LockThread(name string) Thread {
 		}
 	}
 	return t
+}
+
+// pumpNice is how far the threads that must be on time go before others.
+const pumpNice = -15
+
+// RaiseSession does for the whole process what LockThread does for a thread, where
+// the process leads a session, as services do: the kernel shares the processors
+// among sessions first, and only then among a session's threads, whose priorities
+// count among themselves alone (sched(7), "The autogroup feature"). It needs
+// CAP_SYS_NICE; where there are no such groups it does nothing.
+func RaiseSession() error {
+	if leader, _ := unix.Getsid(0); leader != unix.Getpid() {
+		return nil // somebody else's session
+	}
+	err := os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(pumpNice)), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // CPU is the processor time the thread has used, in user space and for its

@@ -1,0 +1,42 @@
+package wire
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A process that leads a session has that go before others', if it may; one that
+// does not leaves it alone.
+func TestRaiseSession(t *testing.T) {
+	const child, own = "SHIM_TEST_SESSION", "/proc/self/autogroup"
+	if os.Getenv(child) != "" {
+		if err := RaiseSession(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("group: %s", b)
+		return
+	}
+	if _, err := os.Stat(own); errors.Is(err, os.ErrNotExist) {
+		t.Skip("this kernel groups no sessions (CONFIG_SCHED_AUTOGROUP)")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("needs root, as CAP_SYS_NICE")
+	}
+	for leads, want := range map[bool]string{true: " nice -15\n", false: " nice 0\n"} {
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestRaiseSession$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: leads}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("leads a session: %v: want %q: %v\n%s", leads, want, err, out)
+		}
+	}
+}
