@@ -5,7 +5,7 @@ LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 10s
 BASE ?= HEAD
 ROUNDS ?= 6
-HOT ?= Streams|Live|Packets|Send|Relay/batched/runs
+HOT ?= Streams/1000$$|Live$$|Packets|Send
 
 .PHONY: all build setup demo test e2e race lint cross fuzz bench benchstat compat clean
 
@@ -56,6 +56,7 @@ bench: setup
 	go test -tags bench -run 'TestSuite|TestThousand' -count=1 -timeout 45m -v ./bench
 
 # What the tree, against the commit BASE, does to the hot functions: for its message.
+# ROUNDS of some two minutes.
 benchstat:
 	@scripts/benchstat.sh $(BASE) $(ROUNDS) '$(HOT)'
 

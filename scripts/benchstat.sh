@@ -26,7 +26,7 @@ while [ $n -lt "$rounds" ]; do
 			dir=$root/$p
 			[ $which = new ] || dir=$out/base/$p
 			echo "round $n of $rounds: $p, $which" >&2
-			(cd "$dir" && "$out/$name.$which" -test.run '^$' -test.bench "$pattern" -test.benchtime 100x) >>"$out/$which.txt"
+			(cd "$dir" && "$out/$name.$which" -test.run '^$' -test.bench "$pattern") >>"$out/$which.txt"
 		done
 	done
 done
