@@ -26,10 +26,10 @@ type group struct {
 	waiting   int         // sessions being compared
 	told      bool        // why one could not join was logged
 	refused   string      // why none can join
-	refusedAt time.Time
-	joined    bool      // somebody has been seen to get the same
-	alike     bool      // the last one had the group's own numbers
-	tried     time.Time // when the last promotion ended
+	refusedAt time.Time   // when it was found: it is kept in mind for refusedFor, if nobody is left
+	joined    bool        // somebody has been seen to get the same
+	alike     bool        // the last one had the group's own numbers
+	tried     time.Time   // when the last promotion ended
 }
 
 // groups are all of them, by key.
