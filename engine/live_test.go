@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -141,12 +142,18 @@ func TestLiveBursts(t *testing.T) {
 	}
 }
 
-// Several pumps send a group's stream to a part of its viewers each. Whoever
+// One pump or several send a group's stream, to a part of its viewers each. Whoever
 // stays has every packet once, in order and in its own numbers; whoever leaves in
 // the middle has all that Leave says, and nothing after it.
 func TestLiveManyPumps(t *testing.T) {
-	const viewers, frames, size, every = 150, 60, 20, 4 * time.Millisecond
-	e := open(t, engine.Config{Gather: engine.DefaultGather, Pumps: 3})
+	for _, pumps := range []int{1, 3} {
+		t.Run(fmt.Sprint(pumps), func(t *testing.T) { testLivePumps(t, pumps) })
+	}
+}
+
+func testLivePumps(t *testing.T, pumps int) {
+	const viewers, frames, size, every = 150, 120, 20, 4 * time.Millisecond // from the 51st on many are in step
+	e := open(t, engine.Config{Gather: engine.DefaultGather, Pumps: pumps})
 	crowd := newCrowd(t, e, 0, false)
 	type viewer struct {
 		conn       *net.UDPConn
@@ -154,6 +161,7 @@ func TestLiveManyPumps(t *testing.T) {
 		next, want uint16
 	}
 	var all []*viewer
+	came := make(chan struct{}, 1) // the first viewer has a frame's first packet
 	var work sync.WaitGroup
 	for i := range viewers {
 		v := &viewer{conn: listen(t, v4)}
@@ -179,14 +187,29 @@ func TestLiveManyPumps(t *testing.T) {
 					return
 				}
 				v.next++
+				if i == 0 && (whole-v.next+1)%size == 0 {
+					select {
+					case came <- struct{}{}:
+					default:
+					}
+				}
 			}
 		})
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for f := range frames {
+		select {
+		case <-came:
+		default:
+		}
 		crowd.frame(size, 1200, every)
-		if v := all[f]; f%2 == 1 {
+		if v := all[f]; f%3 == 1 {
+			select { // a pump sends to others then, as a rule
+			case <-came:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the first viewer gets no more")
+			}
 			v.want = v.member.Leave()[0].Last + 1
 			_ = v.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		}
@@ -204,7 +227,7 @@ func TestLiveManyPumps(t *testing.T) {
 			busy++
 		}
 	}
-	if busy != 3 {
-		t.Errorf("%d pumps of 3 sent", busy)
+	if busy != pumps {
+		t.Errorf("%d pumps of %d sent", busy, pumps)
 	}
 }

@@ -73,6 +73,12 @@ func (g *Group) Close() {
 	defer g.mu.Unlock()
 	g.source, g.before, g.closed = nil, nil, true
 	for _, l := range g.lanes {
+		for _, r := range l.ranks {
+			for len(r.members) > 0 {
+				r.members[0].gone = true
+				r.remove(r.members[0])
+			}
+		}
 		for _, m := range slices.Concat(l.udp, l.tcp) {
 			m.gone = true
 		}
@@ -361,7 +367,7 @@ const ringLeast = 5 * time.Millisecond
 func (g *Group) tell(now time.Time) {
 	connections := false
 	for _, l := range g.lanes {
-		if len(l.udp) > 0 {
+		if l.datagrams() > 0 {
 			l.wake()
 		}
 		connections = connections || len(l.tcp) > 0
@@ -369,7 +375,6 @@ func (g *Group) tell(now time.Time) {
 	if g.log.head == g.log.tail || !connections {
 		return
 	}
-	const marker = 1 << 7
 	last := g.log.entry(g.log.head - 1)
 	if last.bits&marker == 0 && now.Sub(g.rung) < ringLeast && isKnown(g.cfg.Medias[last.media].Codec) {
 		return

@@ -10,8 +10,9 @@ import (
 // lane is the Members that one thread sends to, by datagrams, or one goroutine,
 // on connections: so a Group may have as many processors as there are.
 type lane struct {
-	wake     func() // has Send called soon, on its thread
-	udp, tcp []*Member
+	wake     func()        // has Send called soon, on its thread
+	ranks    []*rank       // of those by datagrams who are in step,
+	udp, tcp []*Member     // and all others
 	bell     chan struct{} // holds one ring, for writeAll; nil before the first Member of tcp
 	smooth   smoother
 	headers  [][rtpHeader]byte // of what a Batch holds; made when first needed
@@ -60,6 +61,10 @@ func (l *lane) add(m *Member) {
 
 // remove takes a Member out; who sends meanwhile goes through the list as it was.
 func (l *lane) remove(m *Member) {
+	if m.rank != nil {
+		m.rank.remove(m)
+		return
+	}
 	of := &l.udp
 	if m.tcp {
 		of = &l.tcp
@@ -68,7 +73,16 @@ func (l *lane) remove(m *Member) {
 	*of = slices.Concat((*of)[:at], (*of)[at+1:])
 }
 
-func (l *lane) members() int { return len(l.udp) + len(l.tcp) }
+func (l *lane) members() int { return l.datagrams() + len(l.tcp) }
+
+// datagrams is how many Members take datagrams.
+func (l *lane) datagrams() int {
+	n := len(l.udp)
+	for _, r := range l.ranks {
+		n += len(r.members)
+	}
+	return n
+}
 
 // nextHeader is memory for a header, good until the Batch has been sent.
 func (l *lane) nextHeader() []byte {
@@ -95,10 +109,18 @@ func (g *Group) Send(lane int, out *wire.Batch, now time.Time) (next time.Time) 
 	defer func() { g.mu.RUnlock() }()
 	defer out.Flush() // the log does not move before
 	l := g.lanes[lane]
-	open := g.log.head
+	open, next := g.ripe(now)
 	if g.cfg.Smooth {
 		next = l.smooth.release(g.log, g.rates, now)
 		open = l.smooth.open
+	}
+	soonest := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for _, r := range l.ranks {
+		soonest(r.send(l, out, open, now))
 	}
 	for n, m := range l.udp {
 		if n%sendTurn == sendTurn-1 {
@@ -113,9 +135,8 @@ func (g *Group) Send(lane int, out *wire.Batch, now time.Time) (next time.Time) 
 			m.dropped.Add(g.log.tail - m.at)
 			m.at = g.log.tail
 		}
-		if at := m.send(out, open, now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
+		soonest(m.send(out, open, now))
 	}
+	l.fallIn(g, now)
 	return next
 }

@@ -13,6 +13,7 @@ const (
 	sumPackets = 512              // held at most by a log of sums
 	maxPacket  = 64 << 10         // octets
 	version    = uint16(3 << 14)  // of the first two header octets: not compared
+	marker     = uint16(1 << 7)   // likewise: a frame's last packet
 	recent     = 30 * time.Second // packets older than this are as good as forgotten
 )
 
@@ -101,6 +102,25 @@ func (l *log) behind(media int, seq uint16) uint64 {
 		return 0
 	}
 	return n
+}
+
+// run is how many packets from that place on leave as they lie, most at most, and
+// their octets: of one Media and one size, the last perhaps shorter. m wants them,
+// if it is given.
+func (l *log) run(at, open uint64, most int, m *Member) (count, octets int) {
+	first := l.entry(at)
+	count, octets = 1, int(first.size)
+	for before := first; count < most && at+uint64(count) < open; count++ {
+		n := at + uint64(count)
+		e := l.entry(n)
+		if e.media != first.media || e.rtcp || e.pos != before.pos+uint64(before.size) || e.size > first.size ||
+			before.size < first.size || m != nil && !m.wants(n, e) {
+			break
+		}
+		octets += int(e.size)
+		before = e
+	}
+	return count, octets
 }
 
 // read makes an entry of a packet; false when it is not RTP.

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -49,12 +50,14 @@ type Member struct {
 	tcp  bool
 
 	// Of whoever sends, Send, writeAll or the Member's goroutine, under Group.mu.
-	same  []bool // by Media: the Group's own numbers
-	lost  []bool // by Media: until its next key frame
-	at    uint64 // of the log, sent next
-	since uint64 // where the log stood when it joined
-	pace  *pace  // while it catches up
-	via   [][2]via
+	same    []bool // by Media: the Group's own numbers
+	lost    []bool // by Media: until its next key frame
+	at      uint64 // of the log, sent next
+	since   uint64 // where the log stood when it joined
+	pace    *pace  // while it catches up
+	rank    *rank  // the one it stands in, if any
+	counted []sum  // by Media: what of the rank's is put down
+	via     [][2]via
 
 	packets, octets, dropped atomic.Uint64
 
@@ -136,12 +139,23 @@ func (m *Member) Leave() []MemberMedia {
 func (m *Member) State() []MemberMedia {
 	m.g.mu.Lock() // Send holds it to read
 	defer m.g.mu.Unlock()
+	m.settle()
 	return append([]MemberMedia(nil), m.spec.Medias...)
 }
 
 // Stats returns the counters as they are now.
 func (m *Member) Stats() MemberStats {
+	m.g.mu.Lock()
+	m.settle()
+	m.g.mu.Unlock()
 	return MemberStats{m.packets.Load(), m.octets.Load(), m.dropped.Load()}
+}
+
+// settle puts down what the Member was sent with others.
+func (m *Member) settle() {
+	if m.rank != nil {
+		m.rank.count(slices.Index(m.rank.members, m))
+	}
 }
 
 // joined is how many packets may come before what a new Member has already is
@@ -207,7 +221,7 @@ func (m *Member) send(out *wire.Batch, open uint64, now time.Time) (next time.Ti
 			out.Add(via.conn, via.dest, p)
 			m.at++
 		case m.same[e.media]:
-			count, octets := m.run(open, left)
+			count, octets := l.run(m.at, open, left, m)
 			size := int(e.size)
 			last := l.entry(m.at + uint64(count) - 1)
 			out.AddRun(via.conn, via.dest, l.arena[e.pos%logBytes:last.pos%logBytes+uint64(last.size)], size)
@@ -237,23 +251,4 @@ func kindOf(e *entry) int {
 		return 1
 	}
 	return 0
-}
-
-// run is how many packets from the one at hand leave as they lie: of one Media
-// and one size, the last perhaps shorter.
-func (m *Member) run(open uint64, most int) (count, octets int) {
-	l := m.g.log
-	first := l.entry(m.at)
-	count, octets = 1, int(first.size)
-	for before := first; count < most && m.at+uint64(count) < open; count++ {
-		n := m.at + uint64(count)
-		e := l.entry(n)
-		if e.media != first.media || e.rtcp || e.pos != before.pos+uint64(before.size) || e.size > first.size ||
-			before.size < first.size || !m.wants(n, e) {
-			break
-		}
-		octets += int(e.size)
-		before = e
-	}
-	return count, octets
 }

@@ -14,6 +14,30 @@ const (
 // to come: a stream is never held up by the limit.
 func burstFor(left uint64) int { return max(burst, int(min(left, logPackets))/8) }
 
+// ripen is how long a frame that is still coming is waited for behind its first
+// packet, so that it leaves in one send.
+const ripen = time.Millisecond
+
+// ripe is the place in the log up to which datagrams may leave now: all of it, but
+// for a frame that is still coming, unless that fills a send; then next is when it is
+// no longer waited for.
+func (g *Group) ripe(now time.Time) (open uint64, next time.Time) {
+	l := g.log
+	open = l.head
+	for open > l.tail && l.head-open < burst {
+		if e := l.entry(open - 1); e.rtcp || e.bits&marker != 0 || !isKnown(g.cfg.Medias[e.media].Codec) {
+			break
+		}
+		open--
+	}
+	if held := l.head - open; held > 0 && held < burst {
+		if at := l.entry(open).at.Add(ripen); at.After(now) {
+			return open, at
+		}
+	}
+	return l.head, time.Time{}
+}
+
 // spread is when the k-th of a frame's n packets leaves behind the first one,
 // if frames come at that interval: over half of it, in runs.
 func spread(k, n int, every time.Duration) time.Duration {

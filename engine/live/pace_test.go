@@ -56,3 +56,41 @@ func TestSmoother(t *testing.T) {
 		})
 	}
 }
+
+// A frame that is still coming is waited for, but not for long, and not when as
+// much as leaves in one send is there.
+func TestRipe(t *testing.T) {
+	for _, test := range []struct {
+		name, codec string
+		markers     []bool // of the packets that came, a hundredth of ripen apart
+		wait        bool
+	}{
+		{"whole", "H264", []bool{false, false, true}, false},
+		{"begun", "H264", []bool{false, true, false, false}, true},
+		{"as much as leaves in one send", "H264", make([]bool, burst), false},
+		{"of a codec that is not known", "MPA", []bool{false, false}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := group(t, Media{test.codec, 90000})
+			src, at := g.NewSource(false), time.Now()
+			src.Lead(nil)
+			whole, begun := 0, at
+			for n, m := range test.markers {
+				src.Feed(0, [][]byte{packet(t, uint16(n), 0, 1, m, []byte{1})}, false, at)
+				if at = at.Add(ripen / 100); m {
+					whole, begun = n+1, at
+				}
+			}
+			open, next := g.ripe(at)
+			if test.wait {
+				if open != uint64(whole) || !next.Equal(begun.Add(ripen)) {
+					t.Errorf("%d packets may leave, more in %v", open, next.Sub(begun))
+				}
+				open, next = g.ripe(next)
+			}
+			if open != uint64(len(test.markers)) || !next.IsZero() {
+				t.Errorf("%d packets may leave, more at %v", open, next)
+			}
+		})
+	}
+}

@@ -36,11 +36,20 @@ type round struct {
 	pieces   net.Buffers
 }
 
-// sum is what a round's image holds of a Media.
+// sum is so many packets of a Media.
 type sum struct {
-	count, octets int
+	count, octets int    // octets of payload
 	seq           uint16 // the highest
 	time          uint32 // its timestamp
+}
+
+// add adds those that come next.
+func (s *sum) add(o sum) {
+	if s.count == 0 || int16(o.seq-s.seq) > 0 {
+		s.seq, s.time = o.seq, o.time
+	}
+	s.count += o.count
+	s.octets += o.octets
 }
 
 // make makes the image of what m has not had yet.
@@ -54,12 +63,7 @@ func (r *round) make(m *Member) {
 			r.mixed = true
 			continue
 		}
-		s := &r.sums[e.media]
-		if s.count == 0 || int16(e.seq-s.seq) > 0 {
-			s.seq, s.time = e.seq, e.time
-		}
-		s.count++
-		s.octets += int(e.size) - rtpHeader
+		r.sums[e.media].add(sum{1, int(e.size) - rtpHeader, e.seq, e.time})
 		r.image = appendFrame(r.image, m.channels[e.media][0], l.bytes(e))
 	}
 }

@@ -40,7 +40,13 @@ type Batch struct {
 }
 
 // sender sends all messages of a batch and returns when that is done.
-type sender interface{ flush(b *Batch) }
+type sender interface {
+	flush(b *Batch)
+
+	// fan sends what SendFan is given, of one send, to the first destinations that
+	// the kernel takes it for, and returns how many they are.
+	fan(b *Batch, f *Fan, from, to int, data []byte, segment int) int
+}
 
 const (
 	batchMessages = 512
@@ -110,7 +116,7 @@ func (b *Batch) AddRun(c Conn, d *Dest, data []byte, segment int) {
 			continue
 		}
 		b.reserve(1)
-		count := (len(part) + segment - 1) / segment
+		count := segments(part, segment)
 		if !b.join(c, d, len(part), segment, count, 1) {
 			b.start(c, d, len(part), segment, count, 1)
 		}
@@ -165,13 +171,17 @@ func (b *Batch) Flush() {
 }
 
 func (b *Batch) sent(d *Dest, count, size int) {
-	d.tally.Packets.Add(uint64(count))
-	d.tally.Bytes.Add(uint64(size))
-	b.Stats.Messages++
-	b.Stats.Datagrams += uint64(count)
-	b.Stats.Bytes += uint64(size)
+	d.Sent(count, size)
+	b.Stats.sent(1, count, size)
+}
+
+// sent counts messages of so many datagrams, and bytes, each.
+func (s *BatchStats) sent(messages, count, size int) {
+	s.Messages += uint64(messages)
+	s.Datagrams += uint64(messages * count)
+	s.Bytes += uint64(messages * size)
 	if count > 1 {
-		b.Stats.Supers++
+		s.Supers += uint64(messages)
 	}
 }
 

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -148,6 +149,50 @@ func (s *fastSender) transmit(b *Batch, fd int, o *outbox) {
 		i++
 		repeats = 0
 	}
+}
+
+// fanSys is the destinations' addresses.
+type fanSys struct{ names []destSys }
+
+func (s *fanSys) add(d *Dest)  { s.names = append(s.names, d.sys) }
+func (s *fanSys) remove(i int) { s.names = slices.Delete(s.names, i, i+1) }
+
+func (s *fastSender) fan(b *Batch, f *Fan, from, to int, data []byte, segment int) int {
+	o := &s.main
+	o.reset()
+	v := unix.Iovec{Base: unsafe.SliceData(data)}
+	v.SetLen(len(data))
+	o.iovs = append(o.iovs, v)
+	h := unix.Msghdr{Iov: &o.iovs[0]}
+	h.SetIovlen(1)
+	count := segments(data, segment)
+	if count > 1 {
+		*(*uint16)(unsafe.Pointer(&o.ctrls[0][unix.CmsgLen(0)])) = uint16(segment)
+		h.Control = &o.ctrls[0][0]
+		h.SetControllen(segmentSpace)
+	}
+	fd := f.conn.(*fastConn).fd
+	for at, repeats := from, 0; at < to; {
+		hdrs := o.hdrs[:min(to-at, sendMessages)]
+		for i := range hdrs {
+			name := &f.sys.names[at+i]
+			h.Name, h.Namelen = (*byte)(unsafe.Pointer(&name.name)), name.namelen
+			hdrs[i].hdr = h
+		}
+		n, errno := s.sendmmsg(fd, hdrs)
+		switch {
+		case errno == 0 && n > 0:
+			b.Stats.Calls++
+			b.Stats.sent(n, count, len(data))
+			at, repeats = at+n, 0
+		case errno == unix.EINTR:
+		case repeats < sendRepeats && errno != unix.EAGAIN && errno != unix.ENOBUFS:
+			repeats++ // as in transmit
+		default:
+			return at - from
+		}
+	}
+	return to - from
 }
 
 // wait gives a full socket buffer (poll tells when it has room) or device queue

@@ -15,6 +15,7 @@ const fastSystem = false
 type (
 	inboxSys struct{}
 	destSys  struct{}
+	fanSys   struct{}
 )
 
 func probe() (gso, gro bool) { return false, false }
@@ -29,6 +30,9 @@ func (in *Inbox) init(int) error { return nil }
 func (in *Inbox) Close() error { return nil }
 
 func (d *Dest) init() {}
+
+func (s *fanSys) add(*Dest)  {}
+func (s *fanSys) remove(int) {}
 
 // NewPoller opens a Poller.
 func (n *Net) NewPoller() (Poller, error) { return newPlainPoller(), nil }

@@ -214,6 +214,8 @@ type plainSender struct {
 	whole  []byte
 }
 
+func (*plainSender) fan(*Batch, *Fan, int, int, []byte, int) int { return 0 }
+
 func (s *plainSender) flush(b *Batch) {
 	for i := range b.msgs {
 		m := &b.msgs[i]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -146,7 +147,7 @@ func script(r *rand.Rand, b *Batch, c Conn, to []*Dest, steps int) [][][]byte {
 	for range steps {
 		d := r.IntN(len(to))
 		size := sizes[r.IntN(len(sizes))]
-		switch r.IntN(4) {
+		switch r.IntN(5) {
 		case 0: // one, in one piece
 			p := datagram(r, size)
 			want[d] = append(want[d], p)
@@ -165,18 +166,30 @@ func script(r *rand.Rand, b *Batch, c Conn, to []*Dest, steps int) [][][]byte {
 			size = max(size, 1)
 			p := datagram(r, min(60000, size*(1+r.IntN(90))-r.IntN(size)))
 			b.AddRun(c, to[d], p, size)
-			for rest := p; ; rest = rest[size:] {
-				if len(rest) <= size {
-					want[d] = append(want[d], rest)
-					break
-				}
-				want[d] = append(want[d], rest[:size])
-			}
+			want[d] = append(want[d], slices.Collect(slices.Chunk(p, size))...)
 		case 3: // the same one for everybody
 			p := datagram(r, size)
 			for i := range to {
 				want[i] = append(want[i], p)
 				b.Add(c, to[i], p)
+			}
+		case 4: // a run for everybody but one, in two parts
+			fan := NewFan(c)
+			for _, d := range to {
+				fan.Add(d)
+			}
+			fan.Remove(d)
+			size = max(size, 1)
+			p := datagram(r, min(60000, size*(1+r.IntN(90))-r.IntN(size)))
+			run := slices.Collect(slices.Chunk(p, size))
+			half := r.IntN(len(to))
+			b.SendFan(fan, 0, half, p, size)
+			b.SendFan(fan, half, len(to)-1, p, size)
+			for i := range to {
+				if i != d {
+					to[i].Sent(len(run), len(p))
+					want[i] = append(want[i], run...)
+				}
 			}
 		}
 	}
