@@ -25,7 +25,7 @@ const (
 	// thread, though: where that has to wait for a processor for longer than
 	// yieldMost, being on time comes first for a while; and all the time where Go
 	// has no processors to spare, as shim serve gives it.
-	yieldEvery = 8 * time.Millisecond
+	yieldEvery = 9 * time.Millisecond
 	yieldMost  = 300 * time.Microsecond
 	restAfter  = time.Second // without packets, before a pump sleeps for longer than yieldEvery
 )
@@ -208,7 +208,7 @@ func (p *pump) run() {
 				yielded = yielded.Add(time.Second)
 			}
 		}
-		most := yieldEvery
+		most := min(max(yieldEvery-now.Sub(yielded), 0), yieldEvery)
 		if !spare || now.Sub(busy) > restAfter && p.awake.Load() == 0 {
 			most = wire.Forever
 		}

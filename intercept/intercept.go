@@ -172,6 +172,10 @@ func (i *Interceptor) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			i.watchLive(now)
 			for _, s := range i.all() {
+				if now.Before(s.lookAt) {
+					continue
+				}
+				s.lookAt = now.Add(s.lookEvery(i.cfg.OrphanTimeout))
 				if s.orphaned(now, i.cfg.OrphanTimeout) {
 					i.end(s, "silent, connections gone")
 				} else {

@@ -73,7 +73,7 @@ func (s *session) alive() time.Time {
 	last := s.lastSeen
 	for _, m := range s.medias {
 		if m.relay != nil {
-			if at := m.relay.Stats().FromClient.Last; at.After(last) {
+			if _, at := m.relay.Heard(); at.After(last) {
 				last = at
 			}
 		}

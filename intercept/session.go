@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -37,6 +38,7 @@ type session struct {
 	relayOnly string        // what was negotiated that the engine does not carry
 	timeout   time.Duration // the Session header's, 0 when it says none
 	asked     time.Time     // when the shim last asked something of the upstream
+	lookAt    time.Time     // Run's own: when to see whether somebody is there
 	takeover
 }
 
@@ -190,6 +192,13 @@ func (s *session) left(t *tap) bool {
 	return len(s.conns) == 0 && s.onlyTCP()
 }
 
+// lookEvery is how long may pass between two looks whether somebody is there.
+func (s *session) lookEvery(most time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(most, cmp.Or(s.timeout, defaultTimeout)) / 20
+}
+
 // orphaned says whether the session has had no connection, no packet and no
 // request for so long, or for as long as the upstream itself waits.
 func (s *session) orphaned(now time.Time, most time.Duration) bool {
@@ -206,7 +215,7 @@ func (s *session) orphaned(now time.Time, most time.Duration) bool {
 		if m.relay == nil {
 			continue
 		}
-		if st := m.relay.Stats(); st.FromUpstream.Last.After(then) || st.FromClient.Last.After(then) {
+		if up, client := m.relay.Heard(); up.After(then) || client.After(then) {
 			return false
 		}
 	}

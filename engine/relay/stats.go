@@ -42,6 +42,12 @@ func (r *Relay) Stats() Stats {
 	return s
 }
 
+// Heard is when each side's last packet was accepted, zero if none: Flow.Last
+// without all else.
+func (r *Relay) Heard() (upstream, client time.Time) {
+	return r.up.heard(r.spec.Start), r.down.heard(r.spec.Start)
+}
+
 // flow is the counters of one direction, written by the pumps.
 type flow struct {
 	packets, bytes, foreign, failures atomic.Uint64
@@ -57,10 +63,15 @@ func (f *flow) stats(epoch time.Time) Flow {
 		Dropped: f.out.Dropped.Load(), Foreign: f.foreign.Load(),
 		Unreachable: f.failures.Load(), Bye: f.bye.Load(),
 	}
-	if last := f.last.Load(); last != 0 {
-		s.Last = epoch.Add(time.Duration(last))
-	}
+	s.Last = f.heard(epoch)
 	return s
+}
+
+func (f *flow) heard(epoch time.Time) (last time.Time) {
+	if ns := f.last.Load(); ns != 0 {
+		last = epoch.Add(time.Duration(ns))
+	}
+	return last
 }
 
 // accept keeps the messages that come from those addresses, and not from
