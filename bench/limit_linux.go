@@ -21,8 +21,9 @@ const (
 	limitFrames   = 16 // interleaved frames to a write
 	fannedRun     = 18 // packets of a frame of 5 Mbit/s …
 	fannedEvery   = 40 * time.Millisecond
-	soundOctets   = 12 + 4 + 180 // … and a packet of its sound of 64 kbit/s
-	soundEvery    = 1024 * time.Second / 44_100
+	soundUnits    = 7 // … and of its sound of 64 kbit/s as many AAC frames as ffmpeg puts into a packet
+	soundOctets   = 12 + 2 + soundUnits*(2+186)
+	soundEvery    = soundUnits * 1024 * time.Second / 44_100
 	limitMemory   = 64 << 20 // payload walked through by the loops that send different media
 	limitGather   = 2 * time.Millisecond
 	limitBacklog  = 64                     // packets on their way to a destination, at most: nothing is lost
