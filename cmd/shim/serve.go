@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"runtime/pprof"
 	"sync"
 	"syscall"
@@ -115,11 +114,6 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	// as there are such threads: the pumps, the disk's, and one that opens or reads a
 	// file. A pump then finds one at once, and the kernel says who runs.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + ecfg.Pumps + 2))
-	// Setting up makes garbage, playing none: what is left of the one would stay for
-	// all of the other.
-	if os.Getenv("GOGC") == "" {
-		defer debug.SetGCPercent(debug.SetGCPercent(30))
-	}
 	e, err := engine.Open(ecfg)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
@@ -144,6 +138,7 @@ func serve(ctx context.Context, ln net.Listener, cfg proxy.Config, icfg intercep
 	var work sync.WaitGroup
 	work.Go(func() { _ = sessions.Run(runCtx) })
 	work.Go(func() { reportOnSignal(runCtx, sessions) })
+	work.Go(func() { tendHeap(runCtx) })
 	cfg.Logger.Info("serving", "listen", ln.Addr().String(), "upstream", cfg.Upstream.Redacted(), "tls", cfg.ClientTLS != nil)
 	err = server.Serve(ctx, ln)
 	cancel()
