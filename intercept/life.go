@@ -40,7 +40,7 @@ func (i *Interceptor) keep(s *session, now time.Time) {
 		most, interval = silentTimeout, defaultTimeout*2/5
 	}
 	if leads { // the upstream looks after it; another leads before it gives it up
-		if now.Sub(life) > interval && g.hasOthers(i) {
+		if now.Sub(life) > interval && g.hasOthers(i, interval/4) {
 			i.work.Go(func() { i.succeed(g) })
 		}
 		return

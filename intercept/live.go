@@ -225,13 +225,13 @@ func (i *Interceptor) watchLive(now time.Time) {
 	}
 }
 
-// hasOthers says whether the group has viewers beside its lead, and has not
-// just been asked to replace it.
-func (g *group) hasOthers(i *Interceptor) bool {
+// hasOthers says whether the group has viewers beside its lead, and got or was asked
+// for another one longer ago than that.
+func (g *group) hasOthers(i *Interceptor, ago time.Duration) bool {
 	i.groups.mu.Lock()
 	defer i.groups.mu.Unlock()
 	now := time.Now()
-	if len(g.members) < 2 || now.Sub(g.tried) < stallAgain {
+	if len(g.members) < 2 || now.Sub(g.tried) < min(ago, stallAgain) {
 		return false
 	}
 	g.tried = now

@@ -254,6 +254,28 @@ func TestLiveLeadCut(t *testing.T) {
 	})
 }
 
+// A lead that has lost its connection before anybody else was there is replaced
+// before the upstream gives it up, soon as that is.
+func TestLiveLeadSilent(t *testing.T) {
+	t.Parallel()
+	const timeout = 4 * time.Second
+	_, addr, i := liveShim(t, func(c *demo.Config) { c.Timeout = timeout })
+	first := liveViewers(t, addr, 2, false)
+	first[0].must("TEARDOWN", first[0].url) // the other one has not been compared: it leads by itself
+	_ = first[1].conn.Close()
+	all := liveViewers(t, addr, 2, false)
+	joined(t, i, 3)
+	for began := time.Now(); time.Since(began) < timeout+2*time.Second; {
+		for _, v := range all {
+			v.must("OPTIONS", v.url)
+			v.more(20)
+		}
+	}
+	for _, v := range all {
+		v.unbroken(start(v))
+	}
+}
+
 // The last viewer over datagrams is cut off: its session is forgotten when the
 // upstream has, whenever that is.
 func TestLiveLastCut(t *testing.T) {
