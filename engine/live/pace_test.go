@@ -1,9 +1,12 @@
 package live
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"rtspshim/engine/wire"
 )
 
 // Big frames leave in runs over half of their interval, small ones at once,
@@ -92,5 +95,20 @@ func TestRipe(t *testing.T) {
 				t.Errorf("%d packets may leave, more at %v", open, next)
 			}
 		})
+	}
+}
+
+// Who takes nothing of a Media cannot be sent what others are.
+func TestSteps(t *testing.T) {
+	to := wire.NewDest(netip.MustParseAddrPort("192.0.2.1:5000"), nil)
+	for _, test := range []struct {
+		at   uint64
+		dest *wire.Dest
+		want bool
+	}{{joined, to, true}, {joined - 1, to, false}, {joined, nil, false}} {
+		m := &Member{plain: true, at: test.at, via: [][2]via{{{dest: to}}, {{dest: test.dest}}}}
+		if got := m.steps(); got != test.want {
+			t.Errorf("%+v: in step: %t", test, got)
+		}
 	}
 }

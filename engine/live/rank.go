@@ -16,7 +16,7 @@ type rank struct {
 	at      uint64 // of the log, sent next
 	conns   []wire.Conn
 	members []*Member
-	fans    []*wire.Fan // by Media; nil where they get nothing of it
+	fans    []*wire.Fan // by Media
 	total   []sum       // what each was sent, by Media
 	counted time.Time   // when that was last put down for all
 	dirty   bool        // something has been sent since
@@ -30,13 +30,14 @@ type rank struct {
 // countEvery is how long a rank's Members may wait to be told what they were sent.
 const countEvery = 10 * time.Second
 
-// steps says whether a Member, all sent, may stand in a rank.
+// steps says whether a Member may stand in a rank: it is sent all Medias, and the
+// kernel takes runs for it.
 func (m *Member) steps() bool {
 	if !m.plain || m.pace != nil || m.at < m.since+joined {
 		return false
 	}
 	for _, via := range m.via {
-		if via[0].dest != nil && via[0].dest.Limited() {
+		if via[0].dest == nil || via[0].dest.Limited() {
 			return false
 		}
 	}
@@ -73,9 +74,7 @@ func (l *lane) rank(g *Group, m *Member, now time.Time) *rank {
 	}
 	r := &rank{g: g, at: m.at, conns: conns, fans: make([]*wire.Fan, len(conns)), total: make([]sum, len(conns)), counted: now}
 	for n, c := range conns {
-		if c != nil {
-			r.fans[n] = wire.NewFan(c)
-		}
+		r.fans[n] = wire.NewFan(c)
 	}
 	l.ranks = append(l.ranks, r)
 	return r
@@ -91,9 +90,7 @@ func (r *rank) add(m *Member) bool {
 	}
 	r.members = append(r.members, m)
 	for n, f := range r.fans {
-		if f != nil {
-			f.Add(m.via[n][0].dest)
-		}
+		f.Add(m.via[n][0].dest)
 	}
 	m.rank, m.counted = r, slices.Clone(r.total)
 	return true
@@ -105,9 +102,7 @@ func (r *rank) remove(m *Member) {
 	r.count(i)
 	r.members = slices.Delete(r.members, i, i+1)
 	for _, f := range r.fans {
-		if f != nil {
-			f.Remove(i)
-		}
+		f.Remove(i)
 	}
 	if i < r.next {
 		r.next--
@@ -149,30 +144,24 @@ func (r *rank) countAll(l *lane, now time.Time) {
 // send sends a burst and tells when there is more.
 func (r *rank) send(lane *lane, out *wire.Batch, open uint64, now time.Time) (next time.Time) {
 	l := r.g.log
-	if r.at < l.tail {
-		for i, m := range r.members {
-			r.count(i)
-			m.dropped.Add(l.tail - r.at)
-		}
-		r.at = l.tail
-	}
 	for left := burstFor(open - min(r.at, open)); r.at < open && len(r.members) > 0; {
+		if r.at < l.tail { // it may move while a run is sent
+			r.lose(l.tail)
+			continue
+		}
 		if left <= 0 {
 			next = now.Add(burstGap)
 			break
 		}
 		e := l.entry(r.at)
-		switch {
-		case e.rtcp:
+		if e.rtcp {
 			r.report(out, e)
 			r.at++
-		case r.fans[e.media] == nil:
-			r.at++
-		default:
-			count := r.sendRun(lane, out, e, open, left)
-			r.at += uint64(count)
-			left -= count
+			continue
 		}
+		count := r.sendRun(lane, out, e, open, left)
+		r.at += uint64(count)
+		left -= count
 	}
 	if r.dirty {
 		if at := r.counted.Add(countEvery); !at.After(now) {
@@ -182,6 +171,14 @@ func (r *rank) send(lane *lane, out *wire.Batch, open uint64, now time.Time) (ne
 		}
 	}
 	return next
+}
+
+// lose goes on at a place in the log, without what lies before.
+func (r *rank) lose(at uint64) {
+	for _, m := range r.members {
+		m.dropped.Add(at - r.at)
+	}
+	r.at = at
 }
 
 // report sends a report, which is each viewer's own.
